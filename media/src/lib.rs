@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod container;
 pub mod frame;
+pub mod mark;
 pub mod time;
 pub mod track;
 pub mod varint;

@@ -7,7 +7,9 @@
 pub mod catalog;
 pub mod container;
 pub mod frame;
+pub mod h264;
 pub mod mark;
+pub mod opus;
 pub mod time;
 pub mod track;
 pub mod varint;

@@ -1,0 +1,101 @@
+//! What can go wrong in capture and encoding, and what to do about it.
+
+use std::path::PathBuf;
+
+/// Why the encoder could not start, or why it ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncoderError {
+    /// A number that cannot be encoded with.
+    #[error("the settings ask for {what}")]
+    InvalidSettings {
+        /// What was asked for and what would do.
+        what: String,
+    },
+    /// GStreamer itself does not start.
+    #[error("GStreamer does not start: {message}; install it with `apt install libgstreamer1.0-0`")]
+    NoGStreamer {
+        /// Its words.
+        message: String,
+    },
+    /// An element of GStreamer is not installed.
+    #[error("the GStreamer element `{element}` is missing; install it with `apt install {package}`")]
+    MissingElement {
+        /// Name of the element.
+        element: String,
+        /// Debian package that has it.
+        package: &'static str,
+    },
+    /// The input is compressed in a way that no installed plug-in decodes.
+    #[error(
+        "no decoder for {what} is installed; try `apt install gstreamer1.0-libav gstreamer1.0-plugins-good gstreamer1.0-plugins-bad`, or convert the input to H.264 and AAC in MP4"
+    )]
+    MissingDecoder {
+        /// GStreamer's description of the format.
+        what: String,
+    },
+    /// The file is not there.
+    #[error("there is no file {}; check the path", path.display())]
+    FileNotFound {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The file is there but cannot be opened.
+    #[error("cannot read {}: {reason}; check its permissions", path.display())]
+    FileUnreadable {
+        /// As given.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// The file is no media file, or a damaged one.
+    #[error("{} is not a media file that can be played: {message}", path.display())]
+    NotMedia {
+        /// As given.
+        path: PathBuf,
+        /// GStreamer's words.
+        message: String,
+    },
+    /// The file has no picture.
+    #[error("{} has no video; give a file with video (sound is optional)", path.display())]
+    NoVideo {
+        /// As given.
+        path: PathBuf,
+    },
+    /// No such camera.
+    #[error("there is no camera {device}; {found}")]
+    CameraNotFound {
+        /// As given.
+        device: String,
+        /// Which cameras there are.
+        found: String,
+    },
+    /// The camera is there but does not deliver.
+    #[error(
+        "the camera {device} does not work: {message}; check that no other program uses it and that you are in the group `video`"
+    )]
+    CameraFailed {
+        /// The device.
+        device: String,
+        /// GStreamer's words.
+        message: String,
+    },
+    /// Everything started, but nothing came out in time.
+    #[error("the input {input} gave no {what} within {seconds} s; check that it works in another program")]
+    NoFrames {
+        /// The input as a person writes it.
+        input: String,
+        /// What is missing.
+        what: &'static str,
+        /// How long the encoder waited.
+        seconds: u64,
+    },
+    /// GStreamer reported an error while running.
+    #[error("GStreamer's {element} failed: {message}; start again, and with GST_DEBUG=3 set for its log")]
+    Pipeline {
+        /// The element that failed.
+        element: String,
+        /// GStreamer's words.
+        message: String,
+    },
+}

@@ -6,6 +6,10 @@ use bytes::{BufMut, Bytes};
 /// Wider or higher pictures are refused: level 6.2 ends at 16384 pixels.
 const MAX_SIDE: u32 = 16_384;
 
+/// What the count fields of an `avcC` record hold.
+const MAX_SPS: usize = 31;
+const MAX_PPS: usize = 255;
+
 /// The start code that we write before every NAL unit.
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
 
@@ -110,46 +114,69 @@ pub fn is_idr(annex_b: &[u8]) -> bool {
         .is_some_and(|kind| kind == NalType::Idr)
 }
 
-/// The parameter sets that a decoder needs before an IDR picture.
+/// The parameter sets that a decoder needs before an IDR picture, as NAL units without start code.
+/// There is at least one of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSets {
-    /// The sequence parameter set, a NAL unit without start code.
-    pub sps: Bytes,
-    /// The picture parameter set, a NAL unit without start code.
-    pub pps: Bytes,
+    sps: Vec<Bytes>,
+    pps: Vec<Bytes>,
 }
 
 impl ParameterSets {
-    /// The first SPS and PPS of an access unit, or `None` if one of them is not there.
+    /// The parameter sets of an access unit, or `None` if it has no SPS or no PPS.
     pub fn of(annex_b: &[u8]) -> Option<Self> {
-        // Parameter sets stand before the first slice.
-        let mut head =
-            nals(annex_b).take_while(|nal| !matches!(NalType::of(nal), NalType::Slice | NalType::Idr));
-        let (mut sps, mut pps) = (None, None);
-        while sps.is_none() || pps.is_none() {
-            let nal = head.next()?;
-            match NalType::of(nal) {
-                NalType::Sps if sps.is_none() => sps = Some(Bytes::copy_from_slice(nal)),
-                NalType::Pps if pps.is_none() => pps = Some(Bytes::copy_from_slice(nal)),
-                _ => {}
+        let mut sets = Self { sps: Vec::new(), pps: Vec::new() };
+        // They stand before the first slice.
+        for nal in nals(annex_b).take_while(|nal| !matches!(NalType::of(nal), NalType::Slice | NalType::Idr))
+        {
+            let kind = match NalType::of(nal) {
+                NalType::Sps => &mut sets.sps,
+                NalType::Pps => &mut sets.pps,
+                _ => continue,
+            };
+            if !kind.iter().any(|set| set == nal) {
+                kind.push(Bytes::copy_from_slice(nal));
             }
         }
-        Some(Self { sps: sps?, pps: pps? })
+        sets.complete()
+    }
+
+    fn complete(self) -> Option<Self> {
+        let fits = |sets: &[Bytes], max| (1..=max).contains(&sets.len());
+        (fits(&self.sps, MAX_SPS) && fits(&self.pps, MAX_PPS)).then_some(self)
+    }
+
+    /// The first sequence parameter set.
+    pub fn sps(&self) -> &[u8] {
+        self.sps.first().map_or(&[], |sps| sps)
+    }
+
+    /// All of them in decoding order.
+    pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.sps.iter().chain(&self.pps)
+    }
+
+    /// Whether this NAL unit is one of them, byte for byte.
+    pub fn contains(&self, nal: &[u8]) -> bool {
+        self.iter().any(|set| set == nal)
     }
 
     /// The `AVCDecoderConfigurationRecord` (the body of `avcC`, and WebCodecs' `description`).
     pub fn avcc(&self) -> Result<Vec<u8>, H264Error> {
-        let sps = Sps::parse(&self.sps)?;
-        let length = |set: &Bytes| u16::try_from(set.len()).map_err(|_| H264Error::ParameterSetTooLong);
-        let mut out = Vec::with_capacity(self.sps.len() + self.pps.len() + 16);
-        out.put_slice(&[1, sps.profile, sps.constraints, sps.level]);
+        let sps = Sps::parse(self.sps())?;
+        let mut out = vec![1, sps.profile, sps.constraints, sps.level];
         out.put_u8(0xfc | 3); // lengths are 4 bytes
-        out.put_u8(0xe0 | 1); // one SPS
-        out.put_u16(length(&self.sps)?);
-        out.put_slice(&self.sps);
-        out.put_u8(1); // one PPS
-        out.put_u16(length(&self.pps)?);
-        out.put_slice(&self.pps);
+        let put_all = |sets: &[Bytes], out: &mut Vec<u8>| {
+            sets.iter().try_for_each(|set| {
+                out.put_u16(u16::try_from(set.len()).map_err(|_| H264Error::ParameterSetTooLong)?);
+                out.put_slice(set);
+                Ok(())
+            })
+        };
+        out.put_u8(0xe0 | self.sps.len() as u8);
+        put_all(&self.sps, &mut out)?;
+        out.put_u8(self.pps.len() as u8);
+        put_all(&self.pps, &mut out)?;
         if !matches!(sps.profile, 66 | 77 | 88) {
             out.put_u8(0xfc | sps.chroma_format);
             out.put_u8(0xf8 | (sps.bit_depth_luma - 8));
@@ -159,32 +186,30 @@ impl ParameterSets {
         Ok(out)
     }
 
-    /// The first SPS and PPS of an `AVCDecoderConfigurationRecord`.
+    /// The parameter sets of an `AVCDecoderConfigurationRecord`, or `None` if it is not whole.
     pub fn from_avcc(record: &[u8]) -> Option<Self> {
-        let (&sps_count, mut rest) = record.get(5..)?.split_first()?;
-        let mut take = |count: u8| -> Option<Option<Bytes>> {
-            let mut first = None;
-            for _ in 0..count {
-                let (length, tail) = rest.split_first_chunk()?;
-                let (set, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-                first.get_or_insert_with(|| Bytes::copy_from_slice(set));
-                rest = tail;
-            }
-            Some(first)
-        };
-        let sps = take(sps_count & 0x1f)??;
-        let (&pps_count, tail) = rest.split_first()?;
-        rest = tail;
-        let take = |count: u8| -> Option<Bytes> {
-            let (length, tail) = (count > 0).then(|| rest.split_first_chunk())??;
-            tail.get(..usize::from(u16::from_be_bytes(*length))).map(Bytes::copy_from_slice)
-        };
-        Some(Self { sps, pps: take(pps_count)? })
+        let (&count, rest) = record.get(5..)?.split_first()?;
+        let (sps, rest) = split_sets(rest, count & 0x1f)?;
+        let (&count, rest) = rest.split_first()?;
+        let (pps, _) = split_sets(rest, count)?;
+        Self { sps, pps }.complete()
     }
 }
 
+/// `count` byte strings, each behind its 16-bit length, and what follows them.
+fn split_sets(mut data: &[u8], count: u8) -> Option<(Vec<Bytes>, &[u8])> {
+    let mut sets = Vec::new();
+    for _ in 0..count {
+        let (length, rest) = data.split_first_chunk()?;
+        let (set, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        sets.push(Bytes::copy_from_slice(set));
+        data = rest;
+    }
+    Some((sets, data))
+}
+
 /// Appends the NAL units of Annex B data that `keep` wants, each after its length in 4 bytes.
-pub fn to_length_prefixed(annex_b: &[u8], keep: impl Fn(&[u8]) -> bool, out: &mut Vec<u8>) {
+pub fn to_length_prefixed(annex_b: &[u8], mut keep: impl FnMut(&[u8]) -> bool, out: &mut Vec<u8>) {
     for nal in nals(annex_b).filter(|nal| keep(nal)) {
         // A frame is far below 4 GiB: the recorder and the bond bound it.
         out.put_u32(nal.len() as u32);
@@ -521,8 +546,8 @@ mod tests {
         let sps = Sps::parse(&nal).unwrap();
         assert_eq!((sps.width, sps.height), (320, 180));
         assert_eq!((sps.chroma_format, sps.bit_depth_luma), (2, 10));
-        let sets = ParameterSets { sps: nal.into(), pps: Bytes::from_static(PPS) };
-        assert_eq!(sets.avcc().unwrap()[sets.sps.len() + sets.pps.len() + 11..], [0xfe, 0xfa, 0xfa, 0]);
+        let sets = ParameterSets { sps: vec![nal.into()], pps: vec![Bytes::from_static(PPS)] };
+        assert_eq!(sets.avcc().unwrap()[sets.sps().len() + PPS.len() + 11..], [0xfe, 0xfa, 0xfa, 0]);
     }
 
     #[test]
@@ -552,10 +577,20 @@ mod tests {
 
     #[test]
     fn avcc_round_trip() {
-        let unit =
-            [&[0, 0, 0, 1, 9, 0xf0, 0, 0, 0, 1], SPS_720P, &[0, 0, 1], PPS, &[0, 0, 1, 0x65, 7]].concat();
+        let other = &[0x68, 0x5b, 1];
+        let unit = [
+            &[0, 0, 0, 1, 9, 0xf0, 0, 0, 0, 1],
+            SPS_720P,
+            &[0, 0, 1],
+            PPS,
+            &[0, 0, 1],
+            other,
+            &[0, 0, 1, 0x65, 7],
+        ]
+        .concat();
         let sets = ParameterSets::of(&unit).unwrap();
-        assert_eq!((&sets.sps[..], &sets.pps[..]), (SPS_720P, PPS));
+        assert!(sets.iter().eq([SPS_720P, PPS, other]));
+        assert!(sets.contains(other) && !sets.contains(&[0x68]));
         let record = sets.avcc().unwrap();
         assert_eq!(record[..6], [1, 0x42, 0xc0, 0x1f, 0xff, 0xe1]);
         assert_eq!(ParameterSets::from_avcc(&record), Some(sets));

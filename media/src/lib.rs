@@ -5,6 +5,7 @@
 //! This crate is pure: no IO, no clock, no async. It also compiles for wasm32.
 
 pub mod catalog;
+pub mod cmaf;
 pub mod container;
 pub mod frame;
 pub mod h264;

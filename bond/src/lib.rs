@@ -15,7 +15,7 @@
 //! run backwards. Sender and receiver each use their own clock: the offset may be anything.
 //!
 //! ```
-//! use bond::{Class, Delivery, PathId, Receiver, ReceiverConfig, Sender, SenderConfig};
+//! use roadie_bond::{Class, Delivery, PathId, Receiver, ReceiverConfig, Sender, SenderConfig};
 //! use bytes::Bytes;
 //! use media::{Frame, FrameId, Time, TrackId};
 //!
@@ -42,11 +42,15 @@
 //!     receiver.handle_timeout(now);
 //! };
 //! assert_eq!(frame.id, id);
-//! # Ok::<(), bond::WireError>(())
+//! # Ok::<(), roadie_bond::WireError>(())
 //! ```
 
+mod arrivals;
+mod clock;
+mod order;
 mod receiver;
 mod sender;
+mod shard;
 mod stats;
 mod wire;
 

@@ -5,6 +5,7 @@
 //! GStreamer stays inside this crate: no type of it is in the public interface.
 //!
 //! ```no_run
+//! # use roadie_encoder as encoder;
 //! use std::path::PathBuf;
 //! use std::sync::Arc;
 //! use encoder::{Encoder, Settings, tap::Tap};
@@ -23,10 +24,19 @@
 pub mod record;
 pub mod tap;
 
+mod capture;
+mod clock;
+mod elements;
+mod encode;
 mod encoder;
 mod error;
+mod events;
 mod input;
+mod keyframes;
+mod numbering;
+mod output;
 mod settings;
+mod shared;
 mod sink;
 
 pub use crate::encoder::{Counters, Encoder, EncoderEvent};

@@ -144,7 +144,7 @@ impl Copy {
     }
 
     fn empty(&self, state: RecordState) -> RecordStatus {
-        RecordStatus { path: self.dir.clone(), bytes: 0, seconds: 0.0, frames: 0, state }
+        RecordStatus::empty(&self.dir, state)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot> {

@@ -1,0 +1,228 @@
+//! A camera with the machine's microphone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::Capture;
+use crate::elements::{caps_filter, chain, describe, make};
+use crate::encode::{raw_audio_caps, raw_video_caps};
+use crate::{EncoderError, VideoSettings};
+
+/// Where the kernel lists cameras.
+const DEVICES: &str = "/dev";
+
+pub(super) fn open(
+    pipeline: &gst::Pipeline,
+    device: Option<&str>,
+    settings: &VideoSettings,
+) -> Result<Capture, EncoderError> {
+    let (device, source, caps) = find(device, settings)?;
+    tracing::info!(device, %caps, "camera");
+    let compressed = caps.structure(0).is_some_and(|structure| structure.name() == "image/jpeg");
+    let mode = caps_filter(&caps)?;
+    let scale = make("videoscale", &[("add-borders", "true")])?;
+    let convert = make("videoconvert", &[])?;
+    // Only drops: to repeat frames it would have to hold each one back until the next has come.
+    let rate = make("videorate", &[("drop-only", "true")])?;
+    let mut caps = raw_video_caps(settings);
+    let ceiling = gst::Fraction::new(settings.fps as i32, 1);
+    caps.make_mut().set("framerate", gst::FractionRange::new(gst::Fraction::new(1, 1), ceiling));
+    let video = caps_filter(&caps)?;
+    if compressed {
+        let decode = make("jpegdec", &[])?;
+        chain(pipeline, &[&source, &mode, &decode, &rate, &scale, &convert, &video])?;
+    } else {
+        chain(pipeline, &[&source, &mode, &rate, &scale, &convert, &video])?;
+    }
+
+    let convert = make("audioconvert", &[])?;
+    let resample = make("audioresample", &[])?;
+    let audio = caps_filter(&raw_audio_caps())?;
+    chain(pipeline, &[&microphone()?, &convert, &resample, &audio])?;
+
+    let name = source.name().to_string();
+    let explain = Arc::new(move |element: &str, message: String| match element == name {
+        true => EncoderError::CameraFailed { device: device.clone(), message },
+        false => EncoderError::Pipeline { element: element.to_owned(), message },
+    });
+    Ok(Capture { video, audio, explain, marked: false, feed: None })
+}
+
+/// The wanted camera, or the first that works, opened, with the mode to use.
+fn find(
+    wanted: Option<&str>,
+    settings: &VideoSettings,
+) -> Result<(String, gst::Element, gst::Caps), EncoderError> {
+    let present = devices(Path::new(DEVICES));
+    if let Some(device) = wanted {
+        if !Path::new(device).exists() {
+            return Err(EncoderError::CameraNotFound { device: device.to_owned(), found: found(&present) });
+        }
+        let (source, caps) = try_camera(device, settings)?;
+        return Ok((device.to_owned(), source, caps));
+    }
+    let mut first_error = None;
+    for device in &present {
+        let device = device.display().to_string();
+        match try_camera(&device, settings) {
+            Ok((source, caps)) => return Ok((device, source, caps)),
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    let none = || EncoderError::CameraNotFound { device: "at all".into(), found: found(&present) };
+    Err(first_error.unwrap_or_else(none))
+}
+
+/// Opens a camera and chooses its mode.
+fn try_camera(device: &str, settings: &VideoSettings) -> Result<(gst::Element, gst::Caps), EncoderError> {
+    let source = make("v4l2src", &[])?;
+    source.set_property("device", device);
+    let failed = |message: String| EncoderError::CameraFailed { device: device.to_owned(), message };
+    opens(&source).map_err(failed)?;
+    let modes = source.static_pad("src").map(|pad| pad.query_caps(None)).unwrap_or_else(gst::Caps::new_empty);
+    match choose(&modes, settings) {
+        Some(caps) => Ok((source, caps)),
+        None => {
+            let _ = source.set_state(gst::State::Null);
+            Err(failed("it gives no pictures that can be used".into()))
+        }
+    }
+}
+
+/// The default microphone, or silence where none works.
+fn microphone() -> Result<gst::Element, EncoderError> {
+    for name in ["pulsesrc", "alsasrc"] {
+        // The buffer of the sound card is the latency of the sound, in microseconds.
+        let properties = [("provide-clock", "false"), ("latency-time", "10000"), ("buffer-time", "100000")];
+        let Ok(source) = make(name, &properties) else { continue };
+        match opens(&source) {
+            Ok(()) => return Ok(source),
+            Err(reason) => tracing::debug!(name, reason, "no microphone here"),
+        }
+    }
+    tracing::warn!("no microphone works: silence is sent");
+    make("audiotestsrc", &[("is-live", "true"), ("wave", "silence"), ("samplesperbuffer", "480")])
+}
+
+/// Whether a source opens its device; if not, why. It stays open.
+fn opens(source: &gst::Element) -> Result<(), String> {
+    // A bus of its own, because the source is in no pipeline yet.
+    let bus = gst::Bus::new();
+    source.set_bus(Some(&bus));
+    let result = source.set_state(gst::State::Ready);
+    let message = bus.pop_filtered(&[gst::MessageType::Error]);
+    source.set_bus(None);
+    if result.is_ok() {
+        return Ok(());
+    }
+    let _ = source.set_state(gst::State::Null);
+    Err(match message.as_ref().map(|message| message.view()) {
+        Some(gst::MessageView::Error(error)) => describe(error),
+        _ => "it cannot be opened".into(),
+    })
+}
+
+/// The best of a camera's modes, with everything fixed: at least the wanted size and rate if it can,
+/// then no more pixels than needed, then raw rather than JPEG.
+fn choose(modes: &gst::CapsRef, settings: &VideoSettings) -> Option<gst::Caps> {
+    let (width, height, fps) = (settings.width as i32, settings.height as i32, settings.fps as i32);
+    let candidates = modes.iter().filter(|mode| {
+        // Raw formats that a camera gives and videoconvert takes; Bayer and others are no use.
+        matches!(mode.name().as_str(), "video/x-raw" | "image/jpeg")
+    });
+    let score = |mode: &gst::Structure| {
+        let (w, h) = (mode.get::<i32>("width").unwrap_or(0), mode.get::<i32>("height").unwrap_or(0));
+        let rate = mode
+            .get::<gst::Fraction>("framerate")
+            .map_or(0.0, |rate| f64::from(rate.numer()) / f64::from(rate.denom().max(1)));
+        let fluid = rate.min(f64::from(fps)) / f64::from(fps);
+        let missing = (w.min(width) * h.min(height)) as f64 / (width * height) as f64;
+        let excess = f64::from(w) * f64::from(h) / f64::from(width * height);
+        let raw = f64::from(u8::from(mode.name() == "video/x-raw"));
+        // Below two thirds of the rate or size hurts more than anything above helps.
+        fluid * 4.0 + missing * 4.0 - excess * 0.1 + raw * 0.05
+    };
+    let fixed = candidates.map(|mode| {
+        let mut mode = mode.to_owned();
+        mode.fixate_field_nearest_int("width", width);
+        mode.fixate_field_nearest_int("height", height);
+        mode.fixate_field_nearest_fraction("framerate", gst::Fraction::new(fps, 1));
+        mode
+    });
+    let best = fixed.max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    let mut caps = gst::Caps::new_empty();
+    caps.make_mut().append_structure(best);
+    // What is still open (pixel format, colours) is for the elements to settle.
+    Some(caps)
+}
+
+/// The cameras of this machine, lowest number first.
+fn devices(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
+    let mut found: Vec<_> =
+        entries.filter_map(|entry| Some((number(&entry.path())?, entry.path()))).collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+fn found(present: &[PathBuf]) -> String {
+    if present.is_empty() {
+        return "no camera is connected; plug one in, or use `test` or a file".into();
+    }
+    let list: Vec<_> = present.iter().map(|path| path.display().to_string()).collect();
+    format!("there is {}", list.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(modes: &str) -> (String, i32, i32, gst::Fraction) {
+        gst::init().expect("GStreamer");
+        let modes: gst::Caps = modes.parse().expect("caps");
+        let caps = choose(&modes, &VideoSettings::default()).expect("a mode");
+        let mode = caps.structure(0).expect("a structure");
+        let int = |field: &str| mode.get::<i32>(field).expect("fixed");
+        (mode.name().to_string(), int("width"), int("height"), mode.get("framerate").expect("fixed"))
+    }
+
+    #[test]
+    fn a_webcam_that_is_slow_in_raw_gives_jpeg() {
+        let modes = "video/x-raw, format=YUY2, width=640, height=480, framerate={30/1,15/1}; \
+            video/x-raw, format=YUY2, width=1280, height=720, framerate=10/1; \
+            image/jpeg, width=1920, height=1080, framerate=30/1; \
+            image/jpeg, width=1280, height=720, framerate={60/1,30/1,15/1}";
+        let thirty = gst::Fraction::new(30, 1);
+        assert_eq!(chosen(modes), ("image/jpeg".into(), 1280, 720, thirty));
+    }
+
+    #[test]
+    fn raw_is_taken_where_it_is_as_good() {
+        let modes = "image/jpeg, width=1280, height=720, framerate=30/1; \
+            video/x-raw, format=NV12, width=[64,4096], height=[64,4096], framerate=[1/1,60/1]";
+        assert_eq!(chosen(modes), ("video/x-raw".into(), 1280, 720, gst::Fraction::new(30, 1)));
+    }
+
+    #[test]
+    fn a_camera_without_pictures_has_no_mode() {
+        gst::init().expect("GStreamer");
+        let modes: gst::Caps = "video/x-bayer, width=640, height=480".parse().expect("caps");
+        assert_eq!(choose(&modes, &VideoSettings::default()), None);
+    }
+
+    #[test]
+    fn cameras_are_listed_by_number() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["video10", "video2", "videotape", "null"] {
+            std::fs::write(dir.path().join(name), b"").expect("a file");
+        }
+        let names: Vec<_> =
+            devices(dir.path()).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["video2", "video10"]);
+        assert!(found(&[]).contains("no camera is connected"));
+    }
+}

@@ -1,0 +1,100 @@
+//! What GStreamer's threads and the owner share.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::encoder::Counters;
+use crate::events::Events;
+use crate::keyframes::Keyframes;
+use crate::output::{Encoded, Output};
+use crate::{Now, VIDEO_TRACK};
+
+pub(crate) struct Shared {
+    pub(crate) now: Now,
+    pub(crate) counts: Counts,
+    pub(crate) events: std::sync::Arc<Events>,
+    output: Mutex<Output>,
+    keyframes: Mutex<Keyframes>,
+}
+
+impl Shared {
+    pub(crate) fn new(now: Now, output: Output, keyframes: Keyframes) -> Self {
+        let (output, keyframes) = (Mutex::new(output), Mutex::new(keyframes));
+        Shared { now, counts: Counts::default(), events: Default::default(), output, keyframes }
+    }
+
+    /// An encoded frame is on its way out.
+    pub(crate) fn frame(&self, frame: Encoded) {
+        let counter =
+            if frame.track == VIDEO_TRACK { &self.counts.encoded } else { &self.counts.audio_packets };
+        counter.fetch_add(1, Relaxed);
+        if self.output().frame(frame) {
+            self.events.ready();
+        }
+    }
+
+    pub(crate) fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The output, unless a sink that hangs holds it.
+    pub(crate) fn try_output(&self) -> Option<MutexGuard<'_, Output>> {
+        match self.output.try_lock() {
+            Ok(output) => Some(output),
+            Err(std::sync::TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+
+    pub(crate) fn keyframes(&self) -> MutexGuard<'_, Keyframes> {
+        self.keyframes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Frames counted where they pass.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    captured: AtomicU64,
+    dropped: AtomicU64,
+    /// Number of the frame that enters the encoder next, if none is dropped.
+    expected: AtomicU64,
+    encoded: AtomicU64,
+    audio_packets: AtomicU64,
+}
+
+impl Counts {
+    /// The number of a raw frame just captured.
+    pub(crate) fn capture(&self) -> u64 {
+        self.captured.fetch_add(1, Relaxed)
+    }
+
+    /// The raw frame of this number enters the encoder.
+    pub(crate) fn entered(&self, number: u64) {
+        let expected = self.expected.swap(number.saturating_add(1), Relaxed);
+        self.dropped.fetch_add(number.saturating_sub(expected), Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Counters {
+        Counters {
+            captured: self.captured.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            encoded: self.encoded.load(Relaxed),
+            audio_packets: self.audio_packets.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_in_the_numbers_is_a_drop() {
+        let counts = Counts::default();
+        let numbers: Vec<_> = (0..6).map(|_| counts.capture()).collect();
+        for number in [numbers[0], numbers[1], numbers[4], numbers[5]] {
+            counts.entered(number);
+        }
+        assert_eq!(counts.read(), Counters { captured: 6, dropped: 2, ..Counters::default() });
+    }
+}

@@ -47,8 +47,13 @@
 
 mod arrivals;
 mod clock;
+mod estimate;
 mod order;
+mod path;
+mod pending;
 mod receiver;
+mod retransmit;
+mod scheduler;
 mod sender;
 mod shard;
 mod stats;

@@ -1,0 +1,333 @@
+//! One uplink at the sender: what it holds, what it can do, and whether it may carry media.
+//!
+//! ```text
+//!            first sign of life                 silent while others are not
+//! new: Probing ---------------> Active ---------------------------------> Suspect
+//!                                 ^                                          | sign of life
+//!                                 +---- second one in a row ---- Probing <---+
+//!                                       (the first, where no path is Active)
+//! ```
+
+use std::time::Duration;
+
+use media::Time;
+
+use crate::estimate::{Estimate, PACKET_OVERHEAD};
+use crate::retransmit::Flight;
+use crate::scheduler::{HOLD, Lane, ShardId};
+use crate::wire::{FeedbackEntry, Stamp};
+use crate::{ClockEstimate, PathId, PathState, SenderPathStats};
+
+/// A path is silent when nothing was heard of it for this long, though something should have been,
+const SILENCE: Duration = Duration::from_millis(70);
+
+/// and this many datagrams at least are unheard of.
+const SILENT_DATAGRAMS: usize = 3;
+
+/// If no path was heard of within this, the fault may be ours or the receiver's,
+pub(crate) const OTHERS_ALIVE: Duration = Duration::from_millis(45);
+
+/// and silence must last this much longer before it counts.
+const SHARED_SILENCE: Duration = Duration::from_millis(130);
+
+/// An idle path is probed this often, so that its estimates stay fresh;
+const IDLE_PROBE: Duration = Duration::from_millis(60);
+
+/// when news of it is overdue, this often, so that silence shows soon;
+const OVERDUE_PROBE: Duration = Duration::from_millis(20);
+
+/// when it is suspect, this often;
+const SUSPECT_PROBE: Duration = Duration::from_millis(40);
+
+/// when it has just been heard of again, or is new, this often at first.
+const EAGER_PROBE: Duration = Duration::from_millis(10);
+const EAGER_PROBES: u32 = 3;
+
+/// A path that is being proved and falls silent for this long is suspect again.
+const PROBING_SILENCE: Duration = Duration::from_millis(200);
+
+/// What a path is trusted with when it comes back, of its rate before.
+const READMIT_PART: f64 = 0.6;
+
+/// Signs of life that it takes.
+const READMIT_SIGNS: u32 = 2;
+
+/// When the driver was late by more than [`STALL`], nothing counts as silent for this long: news may be
+/// waiting in its socket.
+const GRACE: Duration = Duration::from_millis(30);
+pub(crate) const STALL: Duration = Duration::from_millis(30);
+
+/// A path holds at most what it carries in a smoothed round trip and this, and at least four datagrams,
+/// so that a hole swallows little.
+const IN_FLIGHT_SLACK: Duration = Duration::from_millis(60);
+const MIN_IN_FLIGHT: f64 = 4.0 * 1250.0;
+
+/// How late the driver's timers may be without a train of datagrams counting as broken.
+const TIMER_SLACK: Duration = Duration::from_millis(3);
+
+/// What sending again costs beyond a round trip, in microseconds: noticing.
+const REPAIR_DELAY: f64 = 40_000.0;
+
+/// What must be done with what a path held.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub arrived: Vec<ShardId>,
+    pub lost: Vec<ShardId>,
+}
+
+/// One uplink.
+#[derive(Debug)]
+pub(crate) struct Path {
+    id: PathId,
+    state: PathState,
+    estimate: Estimate,
+    flight: Flight,
+    /// When what it holds will have left.
+    leaves: Time,
+    train: u64,
+    last_sent: Option<Time>,
+    /// The last sign of life.
+    heard: Option<Time>,
+    signs: u32,
+    probes: u32,
+    state_since: Time,
+    grace_until: Time,
+    packets_sent: u64,
+    bytes_sent: u64,
+    packets_lost: u64,
+    suspected: u64,
+}
+
+impl Path {
+    pub fn new(id: PathId, first_seq: u64, now: Time) -> Self {
+        Self {
+            id,
+            state: PathState::Probing,
+            estimate: Estimate::new(now),
+            flight: Flight::new(first_seq, now),
+            leaves: now,
+            train: 0,
+            last_sent: None,
+            heard: None,
+            signs: 0,
+            probes: 0,
+            state_since: now,
+            grace_until: now,
+            packets_sent: 0,
+            bytes_sent: 0,
+            packets_lost: 0,
+            suspected: 0,
+        }
+    }
+
+    pub fn active(&self) -> bool {
+        self.state == PathState::Active
+    }
+
+    pub fn next_seq(&self) -> u64 {
+        self.flight.next_seq()
+    }
+
+    /// The last sign of life.
+    pub fn heard(&self) -> Option<Time> {
+        self.heard
+    }
+
+    /// Bits per second that it can carry.
+    pub fn usable_rate(&self) -> f64 {
+        if self.active() { self.estimate.rate() * (1.0 - self.estimate.loss()) } else { 0.0 }
+    }
+
+    /// Smoothed delay by the two clocks as they are, in microseconds.
+    pub fn owd(&self) -> Option<f64> {
+        self.estimate.owd()
+    }
+
+    /// This path for the scheduler, where it may carry media.
+    pub fn lane(&self, now: Time) -> Option<Lane> {
+        let owd = self.estimate.owd().filter(|_| self.active())?;
+        let per_byte = 8e6 / self.estimate.rate();
+        let round_trip = self.estimate.srtt().unwrap_or_default();
+        let loss = self.estimate.loss().min(0.9);
+        let repair = loss / (1.0 - loss) * (round_trip.as_micros() as f64 + REPAIR_DELAY);
+        let overdue = self.overdue(now).map_or(0.0, |by| (by + OVERDUE_PROBE).as_micros() as f64);
+        let limit = ((round_trip + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
+        let above = self.flight.in_flight() as f64 - limit;
+        let mut wait = self.leaves.saturating_since(now).as_micros() as f64;
+        let mut free = wait <= HOLD.as_micros() as f64;
+        if above > 0.0 {
+            wait += above * per_byte;
+            free = false;
+        }
+        Some(Lane { path: self.id, delay: owd + repair + overdue, wait, per_byte, free })
+    }
+
+    /// By how much news of this path is overdue.
+    fn overdue(&self, now: Time) -> Option<Duration> {
+        let (oldest, _) = self.flight.unheard()?;
+        let expected = oldest + self.estimate.timeout();
+        (now > expected && now > self.grace_until).then(|| now.saturating_since(expected))
+    }
+
+    /// The stamp of the next datagram.
+    pub fn stamp(&self, now: Time) -> Stamp {
+        Stamp { seq: self.flight.next_seq(), sent: now }
+    }
+
+    /// Notes that the datagram with this path's [`Path::stamp`] was sent. Gives back a shard that has to
+    /// be forgotten for it, if any.
+    pub fn sent(&mut self, shard: Option<ShardId>, len: usize, now: Time) -> Option<ShardId> {
+        let bytes = len as u64 + PACKET_OVERHEAD;
+        if self.leaves + TIMER_SLACK < now {
+            self.train += 1;
+        }
+        let takes = Duration::from_micros((bytes as f64 * 8e6 / self.estimate.rate()) as u64);
+        self.leaves = self.leaves.max(now - TIMER_SLACK) + takes;
+        self.last_sent = Some(now);
+        self.packets_sent += 1;
+        self.bytes_sent += len as u64;
+        self.flight.sent(shard, bytes, self.train, now)
+    }
+
+    /// When a probe is due.
+    fn probe_at(&self, now: Time) -> Time {
+        let Some(last) = self.last_sent else { return self.state_since };
+        let every = match self.state {
+            PathState::Active if self.overdue(now).is_some() => OVERDUE_PROBE,
+            PathState::Active => IDLE_PROBE,
+            PathState::Probing if self.probes < EAGER_PROBES => EAGER_PROBE,
+            PathState::Probing | PathState::Suspect => SUSPECT_PROBE,
+        };
+        last + every
+    }
+
+    /// Whether a probe is due now; counts it.
+    pub fn take_probe(&mut self, now: Time) -> bool {
+        let due = self.probe_at(now) <= now;
+        self.probes = self.probes.saturating_add(u32::from(due));
+        due
+    }
+
+    /// Takes feedback on this path. `alone`: no path carries media now.
+    pub fn told(&mut self, entry: &FeedbackEntry, alone: bool, now: Time) -> News {
+        let told = self.flight.told(entry, now);
+        self.estimate.count(told.packets, 0);
+        if let Some(sent) = told.progress {
+            self.heard = Some(now);
+            self.estimate.progress(entry, &sent, self.flight.in_flight(), now);
+            self.sign_of_life(alone, now);
+        }
+        News { arrived: told.arrived, lost: self.find_lost(now) }
+    }
+
+    fn sign_of_life(&mut self, alone: bool, now: Time) {
+        if self.state == PathState::Active {
+            return;
+        }
+        self.signs += 1;
+        let new = self.suspected == 0;
+        if new || alone || self.signs >= READMIT_SIGNS {
+            if !new {
+                self.estimate.readmit(READMIT_PART);
+            }
+            self.enter(PathState::Active, now);
+        } else if self.state == PathState::Suspect {
+            self.enter(PathState::Probing, now);
+        }
+    }
+
+    fn enter(&mut self, state: PathState, now: Time) {
+        if state != PathState::Probing {
+            self.signs = 0;
+        }
+        self.state = state;
+        self.state_since = now;
+        self.probes = 0;
+    }
+
+    /// Calls lost what is, by time or by what overtook it.
+    pub fn find_lost(&mut self, now: Time) -> Vec<ShardId> {
+        if now < self.grace_until {
+            return Vec::new();
+        }
+        let lost = self.flight.find_lost(self.estimate.timeout(), now);
+        // Silence is not loss: it has its own state.
+        if self.active() && self.overdue(now).is_none() {
+            self.estimate.count(0, lost.len() as u32);
+        }
+        self.packets_lost += lost.len() as u64;
+        lost.into_iter().flatten().collect()
+    }
+
+    /// When this path counts as silent, if nothing is heard until then.
+    fn silent_at(&self, others_alive: bool) -> Option<Time> {
+        let more = if others_alive { Duration::ZERO } else { SHARED_SILENCE };
+        match self.state {
+            PathState::Suspect => None,
+            PathState::Probing => (self.suspected > 0).then(|| self.state_since + PROBING_SILENCE),
+            PathState::Active => {
+                let (oldest, count) = self.flight.unheard()?;
+                let since_sent = oldest + SILENCE.max(self.estimate.timeout());
+                let since_heard = self.heard? + SILENCE;
+                let at = since_sent.max(since_heard).max(self.grace_until) + more;
+                (count >= SILENT_DATAGRAMS).then_some(at)
+            }
+        }
+    }
+
+    /// Turns suspect where it fell silent, and gives back all that it held.
+    pub fn check_silence(&mut self, others_alive: bool, now: Time) -> Vec<ShardId> {
+        if self.silent_at(others_alive).is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        if self.active() {
+            self.suspected += 1;
+        }
+        self.enter(PathState::Suspect, now);
+        self.flight.give_up()
+    }
+
+    /// Gives back all that it held, because it goes away.
+    pub fn give_up(&mut self) -> Vec<ShardId> {
+        self.flight.give_up()
+    }
+
+    /// The driver was away: what looks like silence may be unread news.
+    pub fn forgive(&mut self, now: Time) {
+        self.grace_until = now + GRACE;
+    }
+
+    /// When something becomes due.
+    pub fn poll_timeout(&self, now: Time) -> Time {
+        // Silence is checked as if others were alive: once too often does no harm.
+        let silent = self.silent_at(true).map(|at| if at <= now { now + OVERDUE_PROBE } else { at });
+        let lost = self.flight.next_loss(self.estimate.timeout()).map(|at| at.max(self.grace_until));
+        [silent, lost].into_iter().flatten().fold(self.probe_at(now), Time::min)
+    }
+
+    pub fn stats(&self, clock: Option<ClockEstimate>, bytes_of_all: u64) -> SenderPathStats {
+        let owd =
+            self.estimate.owd().zip(clock).map(|(owd, clock)| {
+                Duration::from_micros((owd - clock.offset_micros as f64).max(0.0) as u64)
+            });
+        SenderPathStats {
+            path: self.id,
+            state: self.state,
+            packets_sent: self.packets_sent,
+            bytes_sent: self.bytes_sent,
+            share: self.bytes_sent as f64 / bytes_of_all.max(1) as f64,
+            loss_ratio: self.estimate.loss(),
+            packets_lost: self.packets_lost,
+            owd,
+            queueing: Duration::from_micros(self.estimate.queueing() as u64),
+            srtt: self.estimate.srtt(),
+            rate: self.estimate.rate() as u64,
+            outstanding_bytes: self.flight.in_flight(),
+            suspected: self.suspected,
+        }
+    }
+
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
+    }
+}

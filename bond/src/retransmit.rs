@@ -1,0 +1,309 @@
+//! What is on its way on one path, and when it counts as lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use media::Time;
+
+use crate::scheduler::ShardId;
+use crate::wire::FeedbackEntry;
+
+/// A datagram is lost when one that was sent this many later has arrived (RFC 9002, section 6.1.1),
+const REORDER_PACKETS: u64 = 3;
+
+/// or one that was sent this much later (section 6.1.2, fixed for want of a path that reorders more).
+const REORDER_TIME: Duration = Duration::from_millis(10);
+
+/// Both thresholds double when a datagram that was called lost arrives after all, up to eight times,
+/// and come back by one step in so much time without such a mistake.
+const MAX_PATIENCE: u32 = 3;
+const PATIENCE_DECAY: Duration = Duration::from_secs(2);
+
+/// The most datagrams that are remembered on one path; the in-flight limit keeps honest paths far below.
+const MAX_RECORDS: usize = 2048;
+
+/// How long a datagram that was called lost is remembered, to learn of such mistakes.
+const REMEMBER_LOST: Duration = Duration::from_secs(1);
+
+/// A datagram that was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// What it carried; probes carry nothing.
+    pub shard: Option<ShardId>,
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Bytes that were sent on this path before it.
+    pub sent_before: u64,
+    pub at: Time,
+    /// Datagrams of one train were sent as close together as the rate allows.
+    pub train: u64,
+    /// Called lost already; the shard was given back.
+    lost: bool,
+}
+
+/// What an entry of feedback told.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Shards that arrived.
+    pub arrived: Vec<ShardId>,
+    /// Datagrams that arrived and were not called lost before: what the loss ratio counts.
+    pub packets: u32,
+    /// The highest datagram, where it is higher than any before.
+    pub progress: Option<Sent>,
+}
+
+/// The datagrams in flight on one path.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    next_seq: u64,
+    records: BTreeMap<u64, Sent>,
+    highest: Option<u64>,
+    highest_sent_at: Time,
+    in_flight: u64,
+    sent_bytes: u64,
+    patience: u32,
+    patience_since: Time,
+}
+
+impl Flight {
+    pub fn new(first_seq: u64, now: Time) -> Self {
+        Self {
+            next_seq: first_seq,
+            records: BTreeMap::new(),
+            highest: None,
+            highest_sent_at: Time::ZERO,
+            in_flight: 0,
+            sent_bytes: 0,
+            patience: 0,
+            patience_since: now,
+        }
+    }
+
+    /// The sequence number of the next datagram. A path that comes again must go on from here, so that
+    /// old feedback cannot be mistaken.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Bytes not accounted for.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Notes a datagram of `bytes` on the wire, numbered [`Flight::next_seq`]. Gives back the shard that
+    /// had to be forgotten for it, if any.
+    pub fn sent(&mut self, shard: Option<ShardId>, bytes: u64, train: u64, now: Time) -> Option<ShardId> {
+        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, lost: false };
+        self.sent_bytes += bytes;
+        self.in_flight += bytes;
+        self.records.insert(self.next_seq, sent);
+        self.next_seq += 1;
+        if self.records.len() <= MAX_RECORDS {
+            return None;
+        }
+        let (_, oldest) = self.records.pop_first()?;
+        if oldest.lost {
+            return None;
+        }
+        self.in_flight -= oldest.bytes;
+        oldest.shard
+    }
+
+    /// Takes what the receiver says. What was never sent is ignored.
+    pub fn told(&mut self, entry: &FeedbackEntry, now: Time) -> Told {
+        let mut told = Told::default();
+        if entry.highest >= self.next_seq {
+            return told;
+        }
+        if self.highest.is_none_or(|highest| entry.highest > highest) {
+            self.highest = Some(entry.highest);
+            if let Some(sent) = self.records.get(&entry.highest) {
+                self.highest_sent_at = sent.at;
+                told.progress = Some(*sent);
+            }
+        }
+        let arrived: Vec<u64> = self
+            .records
+            .range(..=entry.highest)
+            .filter(|(seq, _)| entry.received(**seq) == Some(true))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in arrived {
+            let Some(sent) = self.records.remove(&seq) else { continue };
+            told.arrived.extend(sent.shard);
+            if sent.lost {
+                self.patience = (self.patience + 1).min(MAX_PATIENCE);
+                self.patience_since = now;
+            } else {
+                self.in_flight -= sent.bytes;
+                told.packets += 1;
+            }
+        }
+        told
+    }
+
+    /// Calls datagrams lost: those that later ones overtook, and those that were not heard of within
+    /// `timeout`. Gives back what they carried.
+    pub fn find_lost(&mut self, timeout: Duration, now: Time) -> Vec<Option<ShardId>> {
+        if self.patience > 0 && now.saturating_since(self.patience_since) >= PATIENCE_DECAY {
+            self.patience -= 1;
+            self.patience_since = now;
+        }
+        let packets = REORDER_PACKETS << self.patience;
+        let time = REORDER_TIME * (1 << self.patience);
+        let mut lost = Vec::new();
+        for (&seq, sent) in &mut self.records {
+            if sent.lost {
+                continue;
+            }
+            let overtaken = self.highest.is_some_and(|highest| {
+                seq < highest
+                    && (highest - seq >= packets || self.highest_sent_at.saturating_since(sent.at) >= time)
+            });
+            if overtaken || now >= sent.at + timeout {
+                sent.lost = true;
+                self.in_flight -= sent.bytes;
+                lost.push(sent.shard);
+            }
+        }
+        self.records.retain(|_, sent| !sent.lost || now.saturating_since(sent.at) < REMEMBER_LOST);
+        lost
+    }
+
+    /// Calls everything lost, because the path fell silent or is gone.
+    pub fn give_up(&mut self) -> Vec<ShardId> {
+        self.in_flight = 0;
+        let flying = self.records.values_mut().filter(|sent| !sent.lost);
+        flying
+            .filter_map(|sent| {
+                sent.lost = true;
+                sent.shard
+            })
+            .collect()
+    }
+
+    /// When the oldest datagram after the highest known one was sent, and how many there are after it:
+    /// what silence is measured by. Counts those that were called lost by the timeout too.
+    pub fn unheard(&self) -> Option<(Time, usize)> {
+        let from = self.highest.map_or(0, |highest| highest + 1);
+        let mut unheard = self.records.range(from..);
+        let (_, first) = unheard.next()?;
+        Some((first.at, 1 + unheard.count()))
+    }
+
+    /// When [`Flight::find_lost`] will call the next one lost for want of news.
+    pub fn next_loss(&self, timeout: Duration) -> Option<Time> {
+        let oldest = self.records.values().find(|sent| !sent.lost)?;
+        Some(oldest.at + timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PathId;
+    use media::TrackId;
+
+    const START: Time = Time::from_millis(9_000);
+    const TIMEOUT: Duration = Duration::from_millis(80);
+
+    fn at(millis: u64) -> Time {
+        START + Duration::from_millis(millis)
+    }
+
+    fn shard(index: usize) -> ShardId {
+        ShardId { track: TrackId(0), order: 0, index }
+    }
+
+    /// Eight datagrams, two milliseconds apart.
+    fn flight() -> Flight {
+        let mut flight = Flight::new(100, START);
+        for n in 0..8 {
+            assert_eq!(flight.sent(Some(shard(n)), 1000, 1, at(2 * n as u64)), None);
+        }
+        flight
+    }
+
+    fn entry(highest: u64, bitmap: u8) -> FeedbackEntry {
+        FeedbackEntry {
+            path: PathId(0),
+            highest,
+            sent: START,
+            arrived: START,
+            packets: 0,
+            bytes: 0,
+            bitmap: vec![bitmap],
+        }
+    }
+
+    fn lost(flight: &mut Flight, now: Time) -> Vec<usize> {
+        flight.find_lost(TIMEOUT, now).into_iter().flatten().map(|shard| shard.index).collect()
+    }
+
+    #[test]
+    fn three_later_ones_make_a_loss() {
+        let mut flight = flight();
+        let told = flight.told(&entry(103, 0b101), at(20)); // 103, 102, 100
+        assert_eq!(told.arrived.iter().map(|s| s.index).collect::<Vec<_>>(), [0, 2, 3]);
+        assert_eq!(told.progress.unwrap().sent_before, 3000);
+        assert_eq!(flight.in_flight(), 5000);
+        assert!(lost(&mut flight, at(20)).is_empty());
+        assert!(flight.told(&entry(104, 0b1011), at(22)).progress.is_some());
+        assert_eq!(lost(&mut flight, at(22)), [1]);
+        assert!(lost(&mut flight, at(22)).is_empty(), "once");
+        assert_eq!(flight.in_flight(), 3000);
+        assert_eq!(flight.unheard(), Some((at(10), 3)));
+        // Told again, it says nothing new.
+        let told = flight.told(&entry(104, 0b1011), at(30));
+        assert!(told.arrived.is_empty() && told.progress.is_none());
+    }
+
+    #[test]
+    fn the_tail_is_lost_by_time() {
+        let mut flight = flight();
+        flight.told(&entry(105, 0b11111), at(40));
+        assert_eq!(flight.next_loss(TIMEOUT), Some(at(12 + 80)));
+        assert!(lost(&mut flight, at(91)).is_empty());
+        assert_eq!(lost(&mut flight, at(92)), [6]);
+        assert_eq!(lost(&mut flight, at(94)), [7]);
+        assert_eq!(flight.in_flight(), 0);
+        assert_eq!(flight.unheard().unwrap().1, 2, "silence goes on");
+    }
+
+    #[test]
+    fn mistakes_teach_patience() {
+        let mut flight = flight();
+        flight.told(&entry(103, 0b011), at(20)); // 100 is missing
+        assert_eq!(lost(&mut flight, at(20)), [0]);
+        let told = flight.told(&entry(104, 0b1111), at(22));
+        assert_eq!((told.arrived.len(), told.packets), (2, 1), "it came after all");
+        assert_eq!(flight.in_flight(), 3000);
+        // Three later ones are not enough now.
+        flight.sent(Some(shard(8)), 1000, 1, at(16));
+        flight.told(&entry(108, 0b011), at(30)); // 105 is missing
+        assert!(lost(&mut flight, at(30)).is_empty());
+    }
+
+    #[test]
+    fn a_dead_path_gives_back_everything() {
+        let mut flight = flight();
+        flight.told(&entry(101, 0b1), at(20));
+        assert_eq!(flight.give_up().len(), 6);
+        assert_eq!(flight.give_up().len(), 0);
+        assert_eq!(flight.in_flight(), 0);
+        // It was only slow.
+        assert_eq!(flight.told(&entry(107, 0x7f), at(300)).arrived.len(), 6);
+    }
+
+    #[test]
+    fn lies_and_floods_do_no_harm() {
+        let mut flight = flight();
+        assert!(flight.told(&entry(108, 0xff), at(20)).arrived.is_empty());
+        assert!(flight.told(&entry(u64::MAX, 0xff), at(20)).arrived.is_empty());
+        let mut given_back = 0;
+        for n in 0..MAX_RECORDS {
+            given_back += flight.sent(Some(shard(n)), 10, 1, at(20)).iter().count();
+        }
+        assert_eq!((flight.records.len(), given_back), (MAX_RECORDS, 8));
+    }
+}

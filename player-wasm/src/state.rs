@@ -1,0 +1,213 @@
+//! The state that the viewer sees, and when to connect again.
+
+use std::time::Duration;
+
+use media::Time;
+
+/// First wait after a failure; it doubles ...
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// ... up to this, so that the page plays within about a second after the relay is back.
+const LAST_WAIT: Duration = Duration::from_millis(500);
+
+/// How often a show that has not started is asked for, in case an announcement was missed.
+pub const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Playing, and nothing came for this long: ask the relay by HTTP whether it is still the same one.
+/// A killed relay closes nothing, and QUIC's own idle timeout is half a minute.
+const SUSPECT_AFTER: Duration = Duration::from_millis(600);
+
+/// Ask again this often while nothing comes.
+const ASK_RELAY: Duration = Duration::from_millis(300);
+
+/// Playing, and nothing came for this long: connect anew in any case.
+const DEAD_AFTER: Duration = Duration::from_secs(2);
+
+/// What the viewer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The first connection is being made.
+    Connecting,
+    /// Connected; the broadcast is not there yet.
+    WaitingForShow,
+    /// Pictures or sound come.
+    Playing,
+    /// It played; the connection is being made again.
+    Reconnecting,
+    /// It played; then the publisher went away.
+    Ended,
+    /// This browser cannot play it.
+    Unsupported,
+}
+
+impl State {
+    /// For `stats().state` and CSS.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Connecting => "connecting",
+            State::WaitingForShow => "waiting",
+            State::Playing => "playing",
+            State::Reconnecting => "reconnecting",
+            State::Ended => "ended",
+            State::Unsupported => "unsupported",
+        }
+    }
+
+    /// The sentence over the picture; empty while playing.
+    pub fn message(self) -> &'static str {
+        match self {
+            State::Connecting => "Connecting…",
+            State::WaitingForShow => "The show has not started. It will play here by itself.",
+            State::Playing => "",
+            State::Reconnecting => "Reconnecting…",
+            State::Ended => "The show has stopped. If it goes on, it will play here by itself.",
+            State::Unsupported => "This browser cannot play the show.",
+        }
+    }
+}
+
+/// What [`Machine::watch`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Nothing to do.
+    Fine,
+    /// Ask the relay by HTTP: if it does not answer or has another certificate, the session is dead.
+    AskRelay,
+    /// Give the session up and connect anew.
+    Dead,
+}
+
+/// Follows the connection. Times are local and never go backwards.
+#[derive(Debug)]
+pub struct Machine {
+    state: State,
+    played: bool,
+    failures: u32,
+    last_data: Option<Time>,
+    asked: Option<Time>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { state: State::Connecting, played: false, failures: 0, last_data: None, asked: None }
+    }
+}
+
+impl Machine {
+    /// The state now.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// A frame came.
+    pub fn data(&mut self, now: Time) {
+        if self.state == State::Unsupported {
+            return;
+        }
+        self.state = State::Playing;
+        self.played = true;
+        self.failures = 0;
+        self.last_data = Some(now);
+        self.asked = None;
+    }
+
+    /// The relay is there but does not know the broadcast.
+    pub fn no_broadcast(&mut self) {
+        if self.state == State::Unsupported {
+            return;
+        }
+        self.failures = 0;
+        self.last_data = None;
+        self.state = if self.played { State::Ended } else { State::WaitingForShow };
+    }
+
+    /// The session is gone or could not be made. Gives the time to wait before the next try.
+    pub fn lost(&mut self) -> Duration {
+        if self.state != State::Unsupported {
+            self.state = if self.played { State::Reconnecting } else { State::Connecting };
+        }
+        self.last_data = None;
+        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(8)).min(LAST_WAIT);
+        self.failures = self.failures.saturating_add(1);
+        wait
+    }
+
+    /// This browser lacks something. Final.
+    pub fn unsupported(&mut self) {
+        self.state = State::Unsupported;
+    }
+
+    /// To be called a few times per second.
+    pub fn watch(&mut self, now: Time) -> Watch {
+        let (State::Playing, Some(last)) = (self.state, self.last_data) else { return Watch::Fine };
+        let silence = now.saturating_since(last);
+        if silence >= DEAD_AFTER {
+            return Watch::Dead;
+        }
+        let asked = self.asked.is_some_and(|at| now.saturating_since(at) < ASK_RELAY);
+        if silence >= SUSPECT_AFTER && !asked {
+            self.asked = Some(now);
+            return Watch::AskRelay;
+        }
+        Watch::Fine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Time {
+        Time::from_millis(1_000_000 + ms)
+    }
+
+    #[test]
+    fn from_nothing_to_playing() {
+        let mut machine = Machine::default();
+        assert_eq!(machine.state(), State::Connecting);
+        machine.lost();
+        assert_eq!(machine.state(), State::Connecting, "it never played: nothing to reconnect");
+        machine.no_broadcast();
+        assert_eq!(machine.state(), State::WaitingForShow);
+        machine.data(at(0));
+        assert_eq!(machine.state(), State::Playing);
+        machine.no_broadcast();
+        assert_eq!(machine.state(), State::Ended);
+        machine.data(at(9));
+        machine.lost();
+        assert_eq!(machine.state(), State::Reconnecting);
+    }
+
+    #[test]
+    fn waits_grow_and_start_over_after_success() {
+        let mut machine = Machine::default();
+        let waits: Vec<u128> = (0..5).map(|_| machine.lost().as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 500, 500]);
+        machine.data(at(0));
+        assert_eq!(machine.lost().as_millis(), 100);
+    }
+
+    #[test]
+    fn silence_is_first_suspect_then_death() {
+        let mut machine = Machine::default();
+        assert_eq!(machine.watch(at(5_000)), Watch::Fine, "not playing");
+        machine.data(at(0));
+        assert_eq!(machine.watch(at(500)), Watch::Fine);
+        assert_eq!(machine.watch(at(600)), Watch::AskRelay);
+        assert_eq!(machine.watch(at(700)), Watch::Fine);
+        assert_eq!(machine.watch(at(900)), Watch::AskRelay);
+        machine.data(at(1_000));
+        assert_eq!(machine.watch(at(1_500)), Watch::Fine);
+        assert_eq!(machine.watch(at(3_000)), Watch::Dead);
+    }
+
+    #[test]
+    fn unsupported_is_final() {
+        let mut machine = Machine::default();
+        machine.unsupported();
+        machine.data(at(0));
+        machine.lost();
+        machine.no_broadcast();
+        assert_eq!(machine.state(), State::Unsupported);
+    }
+}

@@ -1,0 +1,428 @@
+//! One MoQ session after the other: connect, subscribe, read group streams, connect again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
+use media::catalog::{self, Catalog};
+use media::container;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+use web_sys::{
+    ReadableStreamDefaultReader, WebTransport, WebTransportBidirectionalStream, WebTransportCongestionControl,
+    WebTransportHash, WebTransportOptions, WritableStreamDefaultWriter,
+};
+
+use super::js::{self, fetch_json, from_hex, get, race, sleep, within};
+use super::player::{HTTP_LIMIT_MILLIS, Shared, log, saw_data, wants_frames};
+use super::{audio, video};
+use crate::moq::{
+    Announce, AnnounceRequest, Control, ControlReader, GroupEvent, GroupParser, Reply, Subscribe, Version,
+};
+use crate::state::ASK_AGAIN;
+
+/// Longest wait for the QUIC and WebTransport handshakes.
+const CONNECT_LIMIT_MILLIS: u32 = 3_000;
+
+/// Group streams read at a time. The server's newest groups come first, so more than this many open
+/// ones means that we lag hopelessly; further ones are refused.
+const MAX_STREAMS: u32 = 64;
+
+/// How long the relay goes on sending a group after a newer one began. Longer than the largest
+/// playout delay: what comes later cannot be shown.
+const MAX_AGE_MILLIS: u64 = 700;
+
+/// Sound suffers most from a gap, and costs least.
+const PRIORITY_CATALOG: u8 = 250;
+const PRIORITY_AUDIO: u8 = 200;
+const PRIORITY_VIDEO: u8 = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Track {
+    Catalog,
+    Video,
+    Audio,
+}
+
+struct Subscription {
+    id: u64,
+    track: Track,
+    writer: WritableStreamDefaultWriter,
+}
+
+/// An open session.
+pub struct Session {
+    transport: WebTransport,
+    certificate: JsValue,
+    version: Version,
+    next_id: Cell<u64>,
+    streams: Cell<u32>,
+    subscriptions: RefCell<Vec<Subscription>>,
+    /// Wakes the subscription loop: an announcement came or a subscription ended.
+    wake: RefCell<Option<Function>>,
+    /// A media subscription ended, or the broadcast was retracted: subscribe anew.
+    stale: Cell<bool>,
+}
+
+/// Connects for ever.
+pub async fn run(shared: Rc<Shared>) {
+    while wants_frames(&shared) {
+        if let Err(error) = attempt(&shared).await {
+            log("no session", &error);
+        }
+        shared.session.borrow_mut().take();
+        video::stop(&shared);
+        audio::stop(&shared);
+        let wait = shared.machine.borrow_mut().lost();
+        shared.tell_state();
+        shared.reconnects.set(shared.reconnects.get() + 1);
+        sleep(wait.as_millis() as u32).await;
+    }
+}
+
+/// Closes the session; [`run`] makes the next one.
+pub fn give_up(shared: &Shared) {
+    if let Some(session) = shared.session.borrow().as_ref() {
+        session.transport.close();
+    }
+}
+
+/// Nothing came for a while: a relay that does not answer, or that has another certificate now, is
+/// not the one that we are connected to.
+pub async fn check_relay(shared: Rc<Shared>) {
+    let Some(before) = shared.session.borrow().clone() else { return };
+    let same = match config(&shared, HTTP_LIMIT_MILLIS / 2).await {
+        Ok(config) => get(&config, "certificate_hash") == before.certificate,
+        Err(_) => false,
+    };
+    if !same {
+        before.transport.close();
+    }
+}
+
+async fn config(shared: &Shared, limit: u32) -> Result<JsValue, JsValue> {
+    fetch_json(&format!("{}/api/config", shared.origin), limit).await
+}
+
+/// One session from its beginning to its end.
+async fn attempt(shared: &Rc<Shared>) -> Result<(), JsValue> {
+    let config = config(shared, HTTP_LIMIT_MILLIS).await?;
+    let url = get(&config, "webtransport").as_string().ok_or("the relay offers no WebTransport address")?;
+    let certificate = get(&config, "certificate_hash");
+    shared.ask_clock();
+
+    let options = WebTransportOptions::new();
+    options.set_congestion_control(WebTransportCongestionControl::LowLatency);
+    if let Some(hash) = certificate.as_string().and_then(|hex| from_hex(&hex)) {
+        let entry = WebTransportHash::new();
+        entry.set_algorithm("sha-256");
+        entry.set_value_u8_array(&js::bytes(&hash));
+        options.set_server_certificate_hashes(&[entry]);
+    }
+    let protocols: Array = Version::OFFER.iter().copied().map(JsValue::from_str).collect();
+    Reflect::set(&options, &"protocols".into(), &protocols)?;
+    let transport = WebTransport::new_with_options(&url, &options)?;
+    // A failed session rejects `closed` too; someone must look at it.
+    let closed: Promise = transport.closed().unchecked_into();
+    let ready: Promise = transport.ready().unchecked_into();
+    if let Err(error) = within(&ready, CONNECT_LIMIT_MILLIS).await {
+        transport.close();
+        let _ = JsFuture::from(closed).await;
+        return Err(error);
+    }
+    let protocol = get(&transport, "protocol").as_string().unwrap_or_default();
+    let Some(version) = Version::from_protocol(&protocol) else {
+        transport.close();
+        return Err(JsValue::from_str("the relay speaks neither moq-lite-04 nor moq-lite-03"));
+    };
+    shared.version.set(Some(version));
+
+    let session = Rc::new(Session {
+        transport,
+        certificate,
+        version,
+        next_id: Cell::new(0),
+        streams: Cell::new(0),
+        subscriptions: RefCell::default(),
+        wake: RefCell::default(),
+        stale: Cell::new(false),
+    });
+    *shared.session.borrow_mut() = Some(session.clone());
+    spawn_local(watch_announcements(shared.clone(), session.clone()));
+    spawn_local(accept_groups(shared.clone(), session.clone()));
+    spawn_local(keep_subscribed(shared.clone(), session.clone()));
+    // Clean or not, the end is the end.
+    let _ = JsFuture::from(closed).await;
+    session.stale.set(true);
+    session.wake();
+    Ok(())
+}
+
+impl Session {
+    fn is_open(&self, shared: &Shared) -> bool {
+        shared.session.borrow().as_ref().is_some_and(|open| std::ptr::eq(&**open, self))
+    }
+
+    fn wake(&self) {
+        if let Some(resolve) = self.wake.borrow_mut().take() {
+            let _ = resolve.call0(&JsValue::NULL);
+        }
+    }
+
+    /// A promise that [`wake`](Self::wake) resolves.
+    fn woken(&self) -> Promise {
+        Promise::new(&mut |resolve, _| *self.wake.borrow_mut() = Some(resolve))
+    }
+
+    async fn open(&self) -> Result<(WritableStreamDefaultWriter, ReadableStreamDefaultReader), JsValue> {
+        let stream: WebTransportBidirectionalStream =
+            JsFuture::from(self.transport.create_bidirectional_stream()).await?.unchecked_into();
+        let writer = WritableStreamDefaultWriter::new(stream.writable().unchecked_ref())?;
+        let reader = ReadableStreamDefaultReader::new(stream.readable().unchecked_ref())?;
+        Ok((writer, reader))
+    }
+
+    /// Subscribes; when the subscription ends, the loop is woken with `stale` set.
+    async fn subscribe(
+        self: &Rc<Self>,
+        shared: &Shared,
+        track: Track,
+        name: &str,
+        priority: u8,
+    ) -> Result<(), JsValue> {
+        let id = self.next_id.replace(self.next_id.get() + 1);
+        let message = Subscribe {
+            id,
+            broadcast: &shared.name,
+            track: name,
+            priority,
+            max_age_millis: MAX_AGE_MILLIS,
+        };
+        let (writer, reader) = self.open().await?;
+        let written = writer.write_with_chunk(&js::bytes(&message.encode()));
+        // Known before the first group can come.
+        self.subscriptions.borrow_mut().push(Subscription { id, track, writer });
+        JsFuture::from(written).await?;
+        let session = self.clone();
+        spawn_local(async move {
+            if let Err(error) = session.read_control::<Reply>(reader, |_| ()).await {
+                // The usual way to learn that the broadcast is not there (yet).
+                let _ = error;
+            }
+            if session.subscriptions.borrow().iter().any(|s| s.id == id) {
+                session.stale.set(true);
+                session.wake();
+            }
+        });
+        Ok(())
+    }
+
+    fn track_of(&self, id: u64) -> Option<Track> {
+        self.subscriptions.borrow().iter().find(|s| s.id == id).map(|s| s.track)
+    }
+
+    fn has(&self, track: Track) -> bool {
+        self.subscriptions.borrow().iter().any(|s| s.track == track)
+    }
+
+    fn unsubscribe_all(&self) {
+        for subscription in self.subscriptions.take() {
+            // Closing our side of the stream ends the subscription.
+            ignore(subscription.writer.close());
+        }
+    }
+
+    async fn read_control<M: Control>(
+        &self,
+        reader: ReadableStreamDefaultReader,
+        mut each: impl FnMut(M),
+    ) -> Result<(), JsValue> {
+        let mut control = ControlReader::new(self.version);
+        while let Some(chunk) = read(&reader).await? {
+            control.push(&chunk);
+            loop {
+                match control.next::<M>() {
+                    Ok(Some(message)) => each(message),
+                    Ok(None) => break,
+                    Err(error) => {
+                        ignore(reader.cancel());
+                        return Err(JsValue::from_str(&error.to_string()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A promise whose failure does not matter (cancelling something that may be gone already).
+fn ignore(promise: Promise) {
+    spawn_local(async move {
+        let _ = JsFuture::from(promise).await;
+    });
+}
+
+/// The next piece of a stream; `None` at its end, an error when it was reset.
+async fn read(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
+    let result = JsFuture::from(reader.read()).await?;
+    if get(&result, "done").is_truthy() {
+        return Ok(None);
+    }
+    Ok(Some(get(&result, "value").unchecked_into::<Uint8Array>().to_vec()))
+}
+
+/// Follows the comings and goings of our broadcast.
+async fn watch_announcements(shared: Rc<Shared>, session: Rc<Session>) {
+    let request = AnnounceRequest { prefix: &shared.name }.encode(session.version);
+    let Ok((writer, reader)) = session.open().await else { return };
+    ignore(writer.write_with_chunk(&js::bytes(&request)));
+    let followed = session
+        .read_control::<Announce>(reader, |announce| {
+            if announce.suffix.is_empty() {
+                if !announce.active {
+                    session.stale.set(true);
+                }
+                session.wake();
+            }
+        })
+        .await;
+    if let Err(error) = followed
+        && session.is_open(&shared)
+    {
+        log("no announcements", &error);
+    }
+}
+
+/// Keeps the subscriptions alive as long as the session is open.
+async fn keep_subscribed(shared: Rc<Shared>, session: Rc<Session>) {
+    while session.is_open(&shared) {
+        session.stale.set(false);
+        let subscribed =
+            session.subscribe(&shared, Track::Catalog, catalog::TRACK_NAME, PRIORITY_CATALOG).await;
+        if subscribed.is_err() {
+            return;
+        }
+        while !session.stale.get() {
+            let woken = session.woken();
+            let _ = JsFuture::from(woken).await;
+        }
+        if !session.is_open(&shared) {
+            return;
+        }
+        session.unsubscribe_all();
+        video::stop(&shared);
+        audio::stop(&shared);
+        shared.machine.borrow_mut().no_broadcast();
+        shared.tell_state();
+        // An announcement cuts the wait short.
+        let _ = race(&session.woken(), &js::after(ASK_AGAIN.as_millis() as u32)).await;
+    }
+}
+
+/// Accepts group streams until the session ends.
+async fn accept_groups(shared: Rc<Shared>, session: Rc<Session>) {
+    let incoming = session.transport.incoming_unidirectional_streams();
+    let Ok(incoming) = ReadableStreamDefaultReader::new(&incoming) else { return };
+    while let Ok(next) = JsFuture::from(incoming.read()).await {
+        if get(&next, "done").is_truthy() {
+            break;
+        }
+        let stream = get(&next, "value");
+        let Ok(reader) = ReadableStreamDefaultReader::new(stream.unchecked_ref()) else { continue };
+        if session.streams.get() >= MAX_STREAMS {
+            ignore(reader.cancel());
+            continue;
+        }
+        session.streams.set(session.streams.get() + 1);
+        let (shared, session) = (shared.clone(), session.clone());
+        spawn_local(async move {
+            read_group(&shared, &session, &reader).await;
+            session.streams.set(session.streams.get() - 1);
+        });
+    }
+}
+
+/// Reads one group stream to its end.
+async fn read_group(shared: &Rc<Shared>, session: &Rc<Session>, reader: &ReadableStreamDefaultReader) {
+    let mut parser = GroupParser::default();
+    let mut at = None;
+    let wanted = loop {
+        // A reset and an end are the same to the reorderer: no more frames in this group.
+        let Ok(Some(chunk)) = read(reader).await else { break true };
+        parser.push(&chunk);
+        let keep = loop {
+            match parser.next() {
+                Ok(None) => break true,
+                Ok(Some(GroupEvent::Header(header))) => {
+                    let Some(track) = session.track_of(header.subscribe) else { break false };
+                    at = Some((track, header.subscribe, header.group));
+                    let open = match track {
+                        Track::Catalog => true,
+                        Track::Video => video::open(shared, header.group),
+                        Track::Audio => audio::open(shared, header.group),
+                    };
+                    if !open {
+                        break false;
+                    }
+                }
+                Ok(Some(GroupEvent::Frame(data))) => {
+                    // The subscription may have ended while the stream went on.
+                    let Some((track, id, group)) = at else { break false };
+                    if session.track_of(id).is_none() || !frame(shared, session, track, group, data).await {
+                        break false;
+                    }
+                }
+                Err(error) => {
+                    log("bad group stream", &JsValue::from_str(&error.to_string()));
+                    break false;
+                }
+            }
+        };
+        if !keep {
+            break false;
+        }
+    };
+    if !wanted {
+        ignore(reader.cancel());
+    }
+    match at {
+        Some((Track::Video, id, group)) if session.track_of(id).is_some() => video::close(shared, group),
+        Some((Track::Audio, id, group)) if session.track_of(id).is_some() => audio::close(shared, group),
+        _ => {}
+    }
+}
+
+/// One frame of a track. `false`: its group is not wanted any more.
+async fn frame(shared: &Rc<Shared>, session: &Rc<Session>, track: Track, group: u64, data: Bytes) -> bool {
+    if track == Track::Catalog {
+        if let Err(error) = apply_catalog(shared, session, &data).await {
+            log("catalog", &error);
+        }
+        return true;
+    }
+    let Ok((capture, payload)) = container::decode(data) else { return false };
+    saw_data(shared);
+    match track {
+        Track::Video => video::push(shared, group, capture, payload),
+        _ => audio::push(shared, group, capture, payload),
+    }
+}
+
+/// Subscribes to what the catalog offers, unless that was done already.
+async fn apply_catalog(shared: &Rc<Shared>, session: &Rc<Session>, json: &[u8]) -> Result<(), JsValue> {
+    let catalog = Catalog::parse(json).map_err(|error| JsValue::from_str(&error.to_string()))?;
+    if let Some((name, config)) = catalog.video.renditions.iter().next()
+        && !session.has(Track::Video)
+    {
+        video::start(shared, config);
+        session.subscribe(shared, Track::Video, name, PRIORITY_VIDEO).await?;
+    }
+    if let Some((name, config)) = catalog.audio.renditions.iter().next()
+        && !session.has(Track::Audio)
+    {
+        audio::start(shared, config);
+        session.subscribe(shared, Track::Audio, name, PRIORITY_AUDIO).await?;
+    }
+    Ok(())
+}

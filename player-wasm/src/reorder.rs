@@ -198,7 +198,10 @@ impl Reorder {
                     let steps = (step.as_secs_f64() / interval.as_secs_f64()).round() as u64;
                     self.missing += steps.saturating_sub(1);
                 }
-                _ if frame.frame > 0 => self.interval = Some(self.interval.map_or(step, |i| i.min(step))),
+                // A running mean: cameras and clocks jitter.
+                _ if frame.frame > 0 => {
+                    self.interval = Some(self.interval.map_or(step, |mean| (mean * 15 + step) / 16));
+                }
                 _ => {}
             }
         }

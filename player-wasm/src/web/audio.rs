@@ -64,8 +64,10 @@ pub struct Audio {
     config: Option<AudioDecoderConfig>,
     reorder: Reorder,
     decoder: Option<Decoder>,
-    decoding: VecDeque<(i32, Time)>,
-    sequence: i32,
+    /// Capture times of the packets inside.
+    decoding: VecDeque<Time>,
+    /// The decoder counts time from here.
+    epoch: Time,
     port: Option<MessagePort>,
     on_report: Option<Closure<dyn FnMut(JsValue)>>,
     running: bool,
@@ -87,7 +89,7 @@ impl Default for Audio {
             reorder: Reorder::new(Skip::InOrder),
             decoder: None,
             decoding: VecDeque::new(),
-            sequence: 0,
+            epoch: Time::ZERO,
             port: None,
             on_report: None,
             running: false,
@@ -271,21 +273,18 @@ fn decode(shared: &Rc<Shared>, audio: &mut Audio, capture: Time, data: &[u8]) ->
         audio.decoding.clear();
         let config = audio.config.as_ref().ok_or("no catalog yet")?;
         audio.decoder = Some(new_decoder(shared, config)?);
+        audio.epoch = capture;
     }
     if audio.decoding.len() >= MAX_DECODING {
         return Err(JsValue::from_str("it does not answer"));
     }
-    audio.sequence = audio.sequence.wrapping_add(1);
-    let init = EncodedAudioChunkInit::new_with_u8_array(
-        &js::bytes(data),
-        audio.sequence,
-        EncodedAudioChunkType::Key,
-    );
+    let init = EncodedAudioChunkInit::new_with_u8_array(&js::bytes(data), 0, EncodedAudioChunkType::Key);
+    init.set_timestamp_f64(capture.micros_since(audio.epoch) as f64);
     let chunk = EncodedAudioChunk::new(&init)?;
     if let Some(decoder) = &audio.decoder {
         decoder.decoder.decode(&chunk)?;
     }
-    audio.decoding.push_back((audio.sequence, capture));
+    audio.decoding.push_back(capture);
     Ok(())
 }
 
@@ -316,14 +315,17 @@ fn new_decoder(shared: &Rc<Shared>, config: &AudioDecoderConfig) -> Result<Decod
     Ok(Decoder { decoder, _output: output, _error: error })
 }
 
-/// Hands decoded sound to the worklet. Opus at 48 kHz gives one block per packet, in order.
+/// Hands decoded sound to the worklet. The decoder gives one block per packet, in order; its timestamps
+/// are its own count of samples, so the packet is the one nearest to it.
 fn decoded(shared: &Shared, data: &AudioData) -> Result<(), JsValue> {
-    let sequence = data.timestamp() as i32;
     let mut audio = shared.audio.borrow_mut();
-    audio.decoding.retain(|(waiting, _)| waiting.wrapping_sub(sequence) >= 0);
-    let Some((_, capture)) = audio.decoding.pop_front_if(|(waiting, _)| *waiting == sequence) else {
-        return Ok(());
-    };
+    let at = audio.epoch.offset_by(data.timestamp() as i64);
+    let half = (data.duration() / 2.0) as i64;
+    while audio.decoding.len() > 1 && audio.decoding.front().is_some_and(|&front| at.micros_since(front) > half)
+    {
+        audio.decoding.pop_front();
+    }
+    let Some(capture) = audio.decoding.pop_front() else { return Ok(()) };
     let planes = Array::new();
     let transfer = Array::new();
     for channel in 0..data.number_of_channels().min(2) {

@@ -24,7 +24,7 @@ use crate::trace::{Record, Trace};
 
 /// A frame goes to the decoder this long before it is due: time enough to decode, and few decoded
 /// pictures (3 MB each at 1080p) are held.
-const DECODE_AHEAD: Duration = Duration::from_millis(150);
+const DECODE_AHEAD: Duration = Duration::from_millis(250);
 
 /// A group whose keyframe is due within this time replaces an older group that is not complete.
 const SWITCH_AHEAD: Duration = Duration::from_millis(15);
@@ -36,7 +36,7 @@ const MAX_DECODING_LIVE: u32 = 12;
 /// Frames in the decoder while catching up from a group's keyframe: a GOP of 2 s at 60 fps.
 const MAX_DECODING: u32 = 120;
 
-/// Decoded pictures held. Hardware decoders have few surfaces; with [`DECODE_AHEAD`] 9 are needed at 60 fps.
+/// Decoded pictures held. With [`DECODE_AHEAD`] 15 are needed at 60 fps.
 const MAX_DECODED: usize = 16;
 
 /// While catching up, a picture is painted at least this often, so that something moves.
@@ -76,6 +76,8 @@ pub struct Video {
     decoded: VecDeque<(VideoFrame, Record)>,
     /// Frames captured before this were in the relay's cache when we subscribed.
     live_since: Option<Time>,
+    /// The decoder has worked off the catch-up: from now on its delay is the picture's own.
+    settled: bool,
     last_painted: Option<(u64, u32)>,
     last_paint: Time,
     timer: Option<i32>,
@@ -110,6 +112,7 @@ impl Video {
             decoding: VecDeque::new(),
             decoded: VecDeque::new(),
             live_since: None,
+            settled: false,
             last_painted: None,
             last_paint: Time::ZERO,
             timer: None,
@@ -214,6 +217,7 @@ pub fn stop(shared: &Shared) {
     video.missing_before += video.reorder.missing();
     video.reorder = Reorder::new(Skip::ToNewestGroup);
     video.live_since = None;
+    video.settled = false;
 }
 
 /// A group stream began. `false`: not wanted.
@@ -412,8 +416,11 @@ fn decoded(shared: &Rc<Shared>, frame: VideoFrame) {
             if now > playout.due(capture) {
                 video.stats.late += 1;
             }
-            let lateness = picture.record.arrived.micros_since(capture).saturating_add(decode.max(0));
-            playout.observe(Media::Video, lateness, now);
+            video.settled |= video.decoding.len() <= 1;
+            if video.settled {
+                let lateness = picture.record.arrived.micros_since(capture).saturating_add(decode.max(0));
+                playout.observe(Media::Video, lateness, now);
+            }
         }
         video.decoded.push_back((frame, picture.record));
     }

@@ -1,0 +1,134 @@
+//! Where files are made. A trait, so that tests can have a disk that is full, blocked or gone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Files of the same broadcast that began in the same second.
+const MAX_NAMESAKES: u32 = 1000;
+
+/// A place for files.
+pub trait Disk: Send + 'static {
+    /// Makes a new file named after `stem`.
+    fn create(&self, stem: &str) -> io::Result<(PathBuf, Arc<dyn Output>)>;
+    /// Removes a file of which nothing is worth keeping.
+    fn discard(&self, path: &Path);
+}
+
+/// A file being written. The writer thread appends while the sync thread syncs.
+pub trait Output: Send + Sync {
+    /// Appends in one write.
+    fn append(&self, data: &[u8]) -> io::Result<()>;
+    /// Replaces bytes that are there, in one write.
+    fn replace(&self, at: u64, data: &[u8]) -> io::Result<()>;
+    /// Cuts off what follows.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Returns when the file (and its name) would survive a power cut.
+    fn sync(&self) -> io::Result<()>;
+    /// Whether the file has lost its name: what is written now will never be seen.
+    fn is_removed(&self) -> io::Result<bool>;
+}
+
+/// A directory.
+pub struct Directory {
+    dir: PathBuf,
+}
+
+impl Directory {
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+}
+
+impl Disk for Directory {
+    fn create(&self, stem: &str) -> io::Result<(PathBuf, Arc<dyn Output>)> {
+        for number in 1..=MAX_NAMESAKES {
+            let name = if number == 1 { format!("{stem}.mp4") } else { format!("{stem}-{number}.mp4") };
+            let path = self.dir.join(name);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => {
+                    let dir = self.dir.clone();
+                    return Ok((
+                        path,
+                        Arc::new(RecordFile { file, dir, name_is_safe: AtomicBool::new(false) }),
+                    ));
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::new(
+            ErrorKind::AlreadyExists,
+            format!("{MAX_NAMESAKES} files are named {stem} already"),
+        ))
+    }
+
+    fn discard(&self, path: &Path) {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "an empty recording stays behind");
+        }
+    }
+}
+
+struct RecordFile {
+    file: File,
+    dir: PathBuf,
+    /// Whether the directory was synced since the file was made.
+    name_is_safe: AtomicBool,
+}
+
+impl Output for RecordFile {
+    fn append(&self, data: &[u8]) -> io::Result<()> {
+        // One write call, unless the disk takes only a part: then the second one says why.
+        (&self.file).write_all(data)
+    }
+
+    fn replace(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, at)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if !self.name_is_safe.load(Relaxed) {
+            File::open(&self.dir)?.sync_all()?;
+            self.name_is_safe.store(true, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Directory::new(dir.path());
+        let names: Vec<_> = (0..3).map(|_| disk.create("demo-1").unwrap().0).collect();
+        assert_eq!(names, ["demo-1.mp4", "demo-1-2.mp4", "demo-1-3.mp4"].map(|name| dir.path().join(name)));
+    }
+
+    #[test]
+    fn a_removed_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = Directory::new(dir.path()).create("x").unwrap();
+        file.append(b"abc").unwrap();
+        file.sync().unwrap();
+        assert!(!file.is_removed().unwrap());
+        fs::remove_file(path).unwrap();
+        assert!(file.is_removed().unwrap());
+        assert!(file.append(b"abc").is_ok(), "the system does not mind, so we have to look");
+    }
+}

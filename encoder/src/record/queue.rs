@@ -1,0 +1,137 @@
+//! The queue between the encoder and the disk: it never blocks, and it is bounded.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use media::{Frame, Track, TrackId};
+
+use super::progress::Shared;
+
+/// 50 s of a 2.5 Mb/s show: longer than a disk may be away (spinning up, flushing, being snapshotted)
+/// and come back. When it is full the newest frames are left out.
+pub const QUEUE_BYTES: usize = 16 << 20;
+
+/// The same in frames, 30 pictures and 50 packets a second, where frames are small.
+pub const QUEUE_FRAMES: usize = 4096;
+
+/// The caller's end. Dropping it ends the recording.
+pub struct Queue {
+    sender: SyncSender<Frame>,
+    shared: Arc<Shared>,
+    video: Vec<TrackId>,
+    /// Video tracks that wait for a keyframe, because a frame of theirs was left out.
+    waiting: Mutex<Vec<TrackId>>,
+}
+
+pub fn new(shared: Arc<Shared>, tracks: &[Track]) -> (Queue, Receiver<Frame>) {
+    let (sender, frames) = sync_channel(QUEUE_FRAMES);
+    let video = tracks.iter().filter(|track| track.is_video()).map(|track| track.id).collect();
+    (Queue { sender, shared, video, waiting: Mutex::default() }, frames)
+}
+
+impl Queue {
+    /// Takes a frame, or leaves it out and counts it.
+    pub fn push(&self, frame: &Frame) {
+        let track = frame.id.track;
+        // Short, and shared only by the callers.
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = waiting.contains(&track) && !frame.keyframe;
+        if !waits && self.try_send(frame) {
+            waiting.retain(|id| *id != track);
+            if waiting.is_empty() {
+                self.shared.lock().overflow = false;
+            }
+            return;
+        }
+        if self.video.contains(&track) && !waiting.contains(&track) {
+            waiting.push(track);
+        }
+        let mut progress = self.shared.lock();
+        progress.dropped += 1;
+        if !progress.overflow {
+            progress.overflow = true;
+            tracing::warn!(path = %progress.path.display(), "the disk is too slow: frames are left out of this copy");
+        }
+    }
+
+    fn try_send(&self, frame: &Frame) -> bool {
+        let size = frame.data.len();
+        if self.shared.queued_bytes.fetch_add(size, Relaxed) + size > QUEUE_BYTES {
+            self.shared.queued_bytes.fetch_sub(size, Relaxed);
+            return false;
+        }
+        match self.sender.try_send(frame.clone()) {
+            Ok(()) => true,
+            Err(error) => {
+                self.shared.queued_bytes.fetch_sub(size, Relaxed);
+                if let TrySendError::Disconnected(_) = error {
+                    let mut progress = self.shared.lock();
+                    progress.failed.get_or_insert_with(|| "the recording thread broke down".into());
+                }
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use media::{FrameId, Time, TrackConfig, VideoConfig};
+
+    use super::*;
+
+    fn queue() -> (Queue, Receiver<Frame>, Arc<Shared>) {
+        let config =
+            VideoConfig { codec: "avc3.42c01f".into(), width: 16, height: 16, framerate: 30, bitrate: 1 };
+        let track = Track { id: TrackId(0), name: "v".into(), config: TrackConfig::Video(config) };
+        let shared = Arc::new(Shared::new(Path::new("/")));
+        let (queue, frames) = new(shared.clone(), &[track]);
+        (queue, frames, shared)
+    }
+
+    fn frame(track: u8, frame: u32, size: usize) -> Frame {
+        Frame {
+            id: FrameId { track: TrackId(track), group: 0, frame },
+            capture_time: Time::ZERO,
+            keyframe: frame == 0 || track == 1,
+            data: Bytes::from(vec![0; size]),
+        }
+    }
+
+    #[test]
+    fn full_by_bytes_skips_to_the_next_keyframe() {
+        let (queue, frames, shared) = queue();
+        queue.push(&frame(0, 0, QUEUE_BYTES - 10));
+        queue.push(&frame(0, 1, 20)); // too large for what is left
+        queue.push(&frame(0, 2, 1)); // would fit, but does not decode without the last one
+        queue.push(&frame(1, 0, 1)); // sound decodes by itself
+        assert!(shared.lock().overflow);
+        queue.push(&frame(0, 0, 5));
+        queue.push(&frame(0, 1, 1));
+        assert!(!shared.lock().overflow);
+        assert_eq!(shared.lock().dropped, 2);
+        let sizes: Vec<_> = frames.try_iter().map(|frame| frame.data.len()).collect();
+        assert_eq!(sizes, [QUEUE_BYTES - 10, 1, 5, 1]);
+        assert_eq!(shared.queued_bytes.load(Relaxed), QUEUE_BYTES - 3);
+    }
+
+    #[test]
+    fn full_by_frames() {
+        let (queue, frames, shared) = queue();
+        for _ in 0..QUEUE_FRAMES + 3 {
+            queue.push(&frame(1, 0, 1));
+        }
+        assert_eq!(shared.lock().dropped, 3);
+        assert!(shared.lock().overflow);
+        assert_eq!(frames.try_iter().count(), QUEUE_FRAMES);
+        queue.push(&frame(1, 0, 1));
+        assert!(!shared.lock().overflow);
+        drop(frames);
+        queue.push(&frame(1, 0, 1));
+        assert!(shared.lock().failed.is_some());
+    }
+}

@@ -172,9 +172,11 @@ fn cargo(arguments: &[&str]) -> String {
 }
 
 /// Everything that is compiled into a package, tests aside, with the package that is shown first.
-fn tree(package: &str, target: &str) -> Vec<String> {
-    let arguments =
-        ["tree", "--package", package, "--target", target, "--edges", "normal", "--prefix", "none"];
+fn tree(package: &str, target: Option<&str>) -> Vec<String> {
+    let mut arguments = vec!["tree", "--package", package, "--edges", "normal", "--prefix", "none"];
+    if let Some(target) = target {
+        arguments.extend(["--target", target]);
+    }
     let mut names: Vec<String> = cargo(&arguments)
         .lines()
         .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))

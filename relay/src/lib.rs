@@ -1,1 +1,16 @@
-//! Skeleton.
+//! One program with two places to stand. At the edge it receives bonds ([`ingest`]), keeps the
+//! broadcasts ([`origin`]) and serves viewers ([`fanout`], [`http`]); at the venue it sends over a bond
+//! ([`venue`], [`uplink`]). Links no GStreamer.
+
+pub mod broadcasts;
+pub mod clock;
+pub mod control;
+pub mod edge;
+pub mod fanout;
+pub mod http;
+pub mod ingest;
+pub mod origin;
+pub mod settings;
+pub mod tls;
+pub mod uplink;
+pub mod venue;

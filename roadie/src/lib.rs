@@ -1,1 +1,12 @@
-//! Skeleton.
+//! The command that a creator types. `live` puts a show on the air; `demo` shows the whole product on
+//! one machine, and measures it.
+
+pub mod cut;
+pub mod demo;
+pub mod edge_api;
+pub mod emulator;
+pub mod live;
+pub mod report;
+pub mod show;
+pub mod terminal;
+pub mod viewer;

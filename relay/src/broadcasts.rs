@@ -1,0 +1,234 @@
+//! What the relay knows of each broadcast: for the page's clock, the status, the metrics and the
+//! latency harness.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use media::{FrameId, Time};
+use serde::Serialize;
+
+/// Frames whose passage is remembered for `/api/trace`: about a minute of 30 fps video with its sound.
+/// The oldest is forgotten first.
+const TRACE_FRAMES: usize = 5_000;
+
+/// Without a frame for this long a broadcast is not live.
+const LIVE: Duration = Duration::from_secs(2);
+
+/// A frame's passage through the edge. Times are on the broadcast clock, microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TraceEntry {
+    /// Counts up; ask for what is after the last one seen.
+    pub seq: u64,
+    /// The frame (for a loss: the first of the lost run).
+    #[serde(flatten)]
+    pub id: FrameId,
+    /// Capture time; 0 for a loss.
+    pub capture_us: u64,
+    /// The last missing piece came out of the bond.
+    pub arrived_us: u64,
+    /// Handed to the viewers.
+    pub published_us: u64,
+    /// Bytes of media.
+    pub bytes: usize,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a frame at the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Viewers have it.
+    Published,
+    /// It did not arrive by its deadline.
+    Lost,
+    /// It arrived, but an earlier frame of its group is lost.
+    Undecodable,
+    /// It does not belong to the show as announced.
+    Refused,
+}
+
+/// One uplink of a broadcast, as the edge sees it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct UplinkStatus {
+    /// The creator's name for it.
+    pub name: String,
+    /// Whether its connection stands.
+    pub connected: bool,
+    /// Payload bytes of the bond's datagrams that arrived on it.
+    pub bytes: u64,
+    /// Datagrams that arrived on it.
+    pub datagrams: u64,
+}
+
+/// One broadcast.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BroadcastStatus {
+    /// The bond's session.
+    pub session: String,
+    /// A frame came within the last two seconds.
+    pub live: bool,
+    /// By the bond's path number.
+    pub uplinks: BTreeMap<u8, UplinkStatus>,
+    /// Frames handed to viewers.
+    pub published: u64,
+    /// Frames given up at their deadline.
+    pub lost: u64,
+    /// Frames that came whole, but after they had been given up.
+    pub late: u64,
+    /// Frames that nobody could decode, for want of an earlier one.
+    pub undecodable: u64,
+    /// Bytes of media handed to viewers.
+    pub media_bytes: u64,
+    /// Keyframes asked for.
+    pub keyframe_requests: u64,
+    /// Edge clock minus broadcast clock, microseconds, once the venue has measured it.
+    pub clock_offset_us: Option<i64>,
+    /// Half the smallest round trip of that measurement.
+    pub clock_error_us: Option<u64>,
+    /// Edge time of the last frame.
+    #[serde(skip)]
+    pub last_frame: Time,
+}
+
+struct Entry {
+    status: BroadcastStatus,
+    trace: VecDeque<TraceEntry>,
+    next_seq: u64,
+}
+
+/// The record of one broadcast, shared by the task that feeds it and whoever asks.
+#[derive(Clone)]
+pub struct Record(Arc<Mutex<Entry>>);
+
+impl Record {
+    fn new(session: String) -> Self {
+        let status = BroadcastStatus { session, ..BroadcastStatus::default() };
+        Self(Arc::new(Mutex::new(Entry { status, trace: VecDeque::new(), next_seq: 0 })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the status.
+    pub fn update(&self, change: impl FnOnce(&mut BroadcastStatus)) {
+        change(&mut self.lock().status);
+    }
+
+    /// The status at edge time `now`.
+    pub fn status(&self, now: Time) -> BroadcastStatus {
+        let mut status = self.lock().status.clone();
+        status.live = now.saturating_since(status.last_frame) < LIVE;
+        status
+    }
+
+    /// Remembers a frame's passage. `arrived` and `published` are edge times.
+    pub fn trace(
+        &self,
+        id: FrameId,
+        capture: Time,
+        arrived: Time,
+        published: Time,
+        bytes: usize,
+        outcome: Outcome,
+    ) {
+        let mut entry = self.lock();
+        let offset = entry.status.clock_offset_us.unwrap_or(0);
+        if entry.trace.len() == TRACE_FRAMES {
+            entry.trace.pop_front();
+        }
+        let seq = entry.next_seq;
+        entry.next_seq += 1;
+        entry.trace.push_back(TraceEntry {
+            seq,
+            id,
+            capture_us: capture.as_micros(),
+            arrived_us: arrived.offset_by(-offset).as_micros(),
+            published_us: published.offset_by(-offset).as_micros(),
+            bytes,
+            outcome,
+        });
+    }
+
+    /// The remembered passages from number `from` on.
+    pub fn trace_from(&self, from: u64) -> Vec<TraceEntry> {
+        let entry = self.lock();
+        let skip = entry.trace.partition_point(|passage| passage.seq < from);
+        entry.trace.iter().skip(skip).copied().collect()
+    }
+}
+
+/// The records of all broadcasts that are on the air.
+#[derive(Clone, Default)]
+pub struct Broadcasts(Arc<Mutex<BTreeMap<String, Record>>>);
+
+impl Broadcasts {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a record, in place of an older session's.
+    pub fn begin(&self, name: &str, session: &str) -> Record {
+        let record = Record::new(session.to_owned());
+        self.lock().insert(name.to_owned(), record.clone());
+        record
+    }
+
+    /// Ends a session's record; a newer session's stays.
+    pub fn end(&self, name: &str, session: &str) {
+        let mut all = self.lock();
+        if all.get(name).is_some_and(|record| record.lock().status.session == session) {
+            all.remove(name);
+        }
+    }
+
+    /// The record of a broadcast.
+    pub fn get(&self, name: &str) -> Option<Record> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All statuses at edge time `now`, by name.
+    pub fn statuses(&self, now: Time) -> BTreeMap<String, BroadcastStatus> {
+        self.lock().iter().map(|(name, record)| (name.clone(), record.status(now))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use media::TrackId;
+
+    #[test]
+    fn the_trace_is_bounded_and_can_be_read_on() {
+        let record = Broadcasts::default().begin("demo", "s");
+        record.update(|status| status.clock_offset_us = Some(-50));
+        for frame in 0..TRACE_FRAMES as u32 + 10 {
+            let id = FrameId { track: TrackId(0), group: 1, frame };
+            record.trace(
+                id,
+                Time::ZERO,
+                Time::from_micros(100),
+                Time::from_micros(200),
+                1,
+                Outcome::Published,
+            );
+        }
+        let all = record.trace_from(0);
+        assert_eq!((all.len(), all[0].seq, all[0].arrived_us), (TRACE_FRAMES, 10, 150));
+        assert_eq!(record.trace_from(all.last().unwrap().seq).len(), 1);
+        assert!(record.trace_from(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn an_old_session_cannot_end_a_new_one() {
+        let all = Broadcasts::default();
+        all.begin("demo", "old");
+        all.begin("demo", "new");
+        all.end("demo", "old");
+        assert!(all.get("demo").is_some());
+        all.end("demo", "new");
+        assert!(all.get("demo").is_none());
+    }
+}

@@ -1,0 +1,164 @@
+//! The control stream of the bond: one bidirectional QUIC stream per uplink, opened by the venue,
+//! carrying small JSON messages, each behind its length (u32, big-endian). See `docs/protocol.md`.
+
+use media::catalog::Catalog;
+use serde::{Deserialize, Serialize};
+
+/// A longer message ends the connection. The largest is a catalog of 64 renditions, about 16 KB.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// A broadcast name is at most this long.
+pub const MAX_NAME: usize = 128;
+
+/// From the venue to the edge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToEdge {
+    /// The first message on every uplink.
+    Hello(Hello),
+    /// How far the edge's clock is from the broadcast clock, as the venue measured it.
+    Clock {
+        /// Edge clock minus broadcast clock, microseconds.
+        offset_micros: i64,
+        /// Half the smallest round trip, microseconds.
+        error_micros: u64,
+    },
+    /// The show is over: not a lost connection, the end.
+    End,
+}
+
+/// Who is calling, and what the show is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The path under which viewers find the show.
+    pub broadcast: String,
+    /// 128 random bits in hex: uplinks with the same number belong to one bond.
+    pub session: String,
+    /// The bond's number for this uplink.
+    pub path: u8,
+    /// The creator's name for this uplink, for the status page.
+    pub uplink: String,
+    /// The right to publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Track `n` of the bond is the `n`th of [`Catalog::tracks`].
+    pub catalog: Catalog,
+    /// A frame is worth nothing this long after its capture, milliseconds.
+    pub deadline_ms: u32,
+}
+
+/// From the edge to the venue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToVenue {
+    /// The uplink is part of the bond now.
+    Welcome,
+    /// The edge does not want this uplink; trying again with the same words will not help.
+    Refused {
+        /// For the creator to read.
+        reason: String,
+    },
+    /// A frame was lost for good: please encode a keyframe.
+    Keyframe,
+}
+
+/// Why the control stream ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The connection is gone.
+    #[error("the control stream broke: {0}")]
+    Read(#[from] quinn::ReadExactError),
+    /// The connection is gone.
+    #[error("the control stream broke: {0}")]
+    Write(#[from] quinn::WriteError),
+    /// Too long.
+    #[error("a control message of {0} bytes is over the bound of {MAX_MESSAGE}")]
+    TooLong(usize),
+    /// Not what the protocol says.
+    #[error("a control message cannot be understood: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Writes one message.
+pub async fn send(stream: &mut quinn::SendStream, message: &impl Serialize) -> Result<(), ControlError> {
+    let json = serde_json::to_vec(message)?;
+    if json.len() > MAX_MESSAGE {
+        return Err(ControlError::TooLong(json.len()));
+    }
+    let mut framed = (json.len() as u32).to_be_bytes().to_vec();
+    framed.extend_from_slice(&json);
+    stream.write_all(&framed).await?;
+    Ok(())
+}
+
+/// Reads one message. Not cancel-safe: give the stream a task of its own.
+pub async fn recv<T: for<'de> Deserialize<'de>>(stream: &mut quinn::RecvStream) -> Result<T, ControlError> {
+    let mut len = [0; 4];
+    stream.read_exact(&mut len).await?;
+    let len = u32::from_be_bytes(len) as usize;
+    if len > MAX_MESSAGE {
+        return Err(ControlError::TooLong(len));
+    }
+    let mut json = vec![0; len];
+    stream.read_exact(&mut json).await?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+/// A broadcast name is made of path segments that need no escaping anywhere: in a URL, a file name,
+/// a metric label.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    if name.is_empty() || name.len() > MAX_NAME || !name.split('/').all(good) {
+        return Err(format!(
+            "{name:?} is not a broadcast name: use letters, digits, '-', '_', '.' and '/' between parts, \
+             at most {MAX_NAME} characters, such as tour/london"
+        ));
+    }
+    if matches!(name.split('/').next(), Some("api" | "assets" | "metrics" | "healthz" | "readyz")) {
+        return Err(format!(
+            "the broadcast name {name:?} begins with a word that the relay keeps for itself"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["demo", "tour/london", "a.b-c_d/2026"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "/", "a//b", "../etc", "a/..", "a b", "api/x", "metrics", "ü", &"x".repeat(129)] {
+            check_name(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_words_on_the_wire() {
+        let json = serde_json::to_string(&ToVenue::Refused { reason: "no".into() }).unwrap();
+        assert_eq!(json, r#"{"type":"refused","reason":"no"}"#);
+        let hello = ToEdge::Hello(Hello {
+            broadcast: "demo".into(),
+            session: "00".into(),
+            path: 1,
+            uplink: "usb0".into(),
+            token: None,
+            catalog: Catalog::default(),
+            deadline_ms: 400,
+        });
+        let json = serde_json::to_string(&hello).unwrap();
+        assert_eq!(
+            json,
+            r#"{"type":"hello","broadcast":"demo","session":"00","path":1,"uplink":"usb0","catalog":{"video":{"renditions":{}},"audio":{"renditions":{}}},"deadline_ms":400}"#
+        );
+        assert_eq!(serde_json::from_str::<ToEdge>(&json).unwrap(), hello);
+    }
+}

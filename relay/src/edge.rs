@@ -1,0 +1,259 @@
+//! The relay at the edge: one UDP port for bonds, browsers and MoQ programs, one TCP port for HTTP.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn_proto::HashedConnectionIdGenerator;
+
+use crate::broadcasts::Broadcasts;
+use crate::clock::Clock;
+use crate::fanout::{self, Viewers};
+use crate::http::{self, Player, Site};
+use crate::ingest::Ingest;
+use crate::origin::Origin;
+use crate::tls::{Identity, TlsError};
+
+/// A peer that has been silent this long is gone.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Keeps NAT bindings open and notices the dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Streams that a peer may have open towards us: a viewer's subscriptions and their updates.
+const MAX_STREAMS: u32 = 256;
+
+/// Datagrams that wait to be sent: only feedback goes this way, and stale feedback is worthless (FACTS).
+const DATAGRAM_SEND_BUFFER: usize = 32 * 1024;
+
+/// Datagrams that came in and wait for us: 200 ms of 20 Mb/s.
+const DATAGRAM_RECEIVE_BUFFER: usize = 512 * 1024;
+
+/// Handshakes under way at once; more are asked to prove their address first.
+const MAX_HANDSHAKES: usize = 256;
+
+/// What an edge needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// UDP.
+    pub listen: SocketAddr,
+    /// TCP.
+    pub http: SocketAddr,
+    /// PEM chain and key; `None`: self-signed, kept in `state`.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Where the self-signed certificate is kept.
+    pub state: PathBuf,
+    /// The built player; `None`: no page.
+    pub player: Option<PathBuf>,
+    /// Who publishes must show this; `None`: anybody may.
+    pub token: Option<String>,
+}
+
+/// Why the edge did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EdgeError {
+    /// No certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A port cannot be had.
+    #[error("cannot listen on {protocol} {addr}: {source}{hint}", hint = hint(source, option))]
+    Listen {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address asked for.
+        addr: SocketAddr,
+        /// The option that sets it.
+        option: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The player's files are not there.
+    #[error(
+        "cannot read the player in {path}: {source}. Build it with `cargo xtask player`, or leave --player away"
+    )]
+    Player {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The HTTP server failed.
+    #[error("the HTTP server failed: {0}")]
+    Http(std::io::Error),
+}
+
+fn hint(source: &std::io::Error, option: &str) -> String {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!(
+                ". Another program has this port, perhaps another roadie-relay; choose another with {option}"
+            )
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!(". Ports below 1024 need rights; choose another with {option}")
+        }
+        _ => String::new(),
+    }
+}
+
+/// An edge that has its ports.
+pub struct Edge {
+    endpoint: quinn::Endpoint,
+    listener: tokio::net::TcpListener,
+    origin: Origin,
+    ingest: Ingest,
+    viewers: Arc<Viewers>,
+    site: Arc<Site>,
+    fingerprint: String,
+}
+
+impl Edge {
+    /// Takes the ports. Nothing is served before [`Edge::run`].
+    pub async fn new(settings: Settings) -> Result<Self, EdgeError> {
+        let identity = match &settings.certificate {
+            Some((cert, key)) => Identity::load(cert, key)?,
+            None => Identity::self_signed(&settings.state)?,
+        };
+        let fingerprint = identity.fingerprint.clone();
+        let certificate_hash = identity.self_signed.then(|| fingerprint.clone());
+        let player = settings
+            .player
+            .map(|path| Player::load(&path).map_err(|source| EdgeError::Player { path, source }))
+            .transpose()?;
+        let listener = tokio::net::TcpListener::bind(settings.http).await.map_err(|source| {
+            EdgeError::Listen { protocol: "TCP", addr: settings.http, option: "--http", source }
+        })?;
+        let endpoint = listen(settings.listen, identity)?;
+        let port = endpoint.local_addr().map_or(settings.listen.port(), |addr| addr.port());
+
+        let clock = Clock::start();
+        let origin = Origin::start();
+        let broadcasts = Broadcasts::default();
+        let viewers = Arc::new(Viewers::default());
+        let ingest = Ingest::new(origin.clone(), broadcasts.clone(), clock, settings.token);
+        let site = Arc::new(Site {
+            player,
+            broadcasts,
+            viewers: viewers.clone(),
+            clock,
+            webtransport_port: port,
+            certificate_hash,
+        });
+        Ok(Self { endpoint, listener, origin, ingest, viewers, site, fingerprint })
+    }
+
+    /// The UDP address in use.
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.endpoint.local_addr().ok()
+    }
+
+    /// The TCP address in use.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// SHA-256 of the certificate, for `roadie live --edge-fingerprint`.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Serves until the future is dropped or HTTP fails.
+    pub async fn run(self) -> Result<(), EdgeError> {
+        let Self { endpoint, listener, origin, ingest, viewers, site, .. } = self;
+        let quic = async {
+            while let Some(incoming) = endpoint.accept().await {
+                // A flood of handshakes must not starve those who watch.
+                if endpoint.open_connections() > MAX_HANDSHAKES && !incoming.remote_address_validated() {
+                    let _ = incoming.retry();
+                    continue;
+                }
+                tokio::spawn(serve(incoming, origin.clone(), ingest.clone(), viewers.clone()));
+            }
+        };
+        let http = async { axum::serve(listener, http::router(site)).await };
+        tokio::select! {
+            () = quic => Ok(()),
+            result = http => result.map_err(EdgeError::Http),
+        }
+    }
+}
+
+async fn serve(incoming: quinn::Incoming, origin: Origin, ingest: Ingest, viewers: Arc<Viewers>) {
+    let remote = incoming.remote_address();
+    if let Err(error) = route(incoming, origin, ingest, viewers).await {
+        tracing::debug!(%remote, %error, "connection");
+    }
+}
+
+async fn route(
+    incoming: quinn::Incoming,
+    origin: Origin,
+    ingest: Ingest,
+    viewers: Arc<Viewers>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut connecting = incoming.accept()?;
+    let data = connecting.handshake_data().await?;
+    let alpn = data.downcast::<HandshakeData>().ok().and_then(|data| data.protocol).unwrap_or_default();
+    let connection = connecting.await?;
+    match alpn.as_slice() {
+        bond::ALPN => ingest.serve(connection).await?,
+        b"h3" => fanout::serve_webtransport(connection, origin, viewers).await?,
+        _ => fanout::serve_quic(connection, origin, viewers).await?,
+    }
+    Ok(())
+}
+
+/// One endpoint for all protocols, told apart by ALPN.
+fn listen(addr: SocketAddr, identity: Identity) -> Result<quinn::Endpoint, EdgeError> {
+    let secret = identity.reset_secret();
+    let mut tls =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(identity.chain, identity.key))
+            .map_err(TlsError::Refused)?;
+    let moq = moq_net::ALPNS.iter().map(|alpn| alpn.as_bytes());
+    tls.alpn_protocols = [bond::ALPN, b"h3"].into_iter().chain(moq).map(<[u8]>::to_vec).collect();
+    let crypto = QuicServerConfig::try_from(tls)
+        .map_err(|error| TlsError::Refused(rustls::Error::General(error.to_string())))?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(MAX_STREAMS.into())
+        .max_concurrent_uni_streams(MAX_STREAMS.into())
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
+        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER));
+    config.transport_config(Arc::new(transport));
+
+    let fail = |source| EdgeError::Listen { protocol: "UDP", addr, option: "--listen", source };
+    let socket = udp_socket(addr).map_err(fail)?;
+    // Both keys outlive the process, so that peers of a relay that was killed are told at once by its
+    // successor that their connections are gone.
+    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret);
+    let [a, b, c, d, e, f, g, h, ..] = secret;
+    let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+    quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(fail)
+}
+
+/// Socket buffers for bursts: keyframes to many viewers go out at once.
+const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
+
+fn udp_socket(addr: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        // `https://localhost` tries ::1 first and does not fall back: one socket for both families.
+        socket.set_only_v6(false)?;
+    }
+    // The kernel grants what its limits allow; less is no error.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}

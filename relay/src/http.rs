@@ -1,0 +1,252 @@
+//! The HTTP side: the page, what the player asks before and beside the media, and what operators read.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::broadcasts::Broadcasts;
+use crate::clock::Clock;
+use crate::control::check_name;
+use crate::fanout::Viewers;
+
+/// The player's files are held in memory; one larger than this is not part of a player.
+const MAX_ASSET: u64 = 4 * 1024 * 1024;
+
+/// More files than this are not a player either.
+const MAX_ASSETS: usize = 64;
+
+/// The built player (`cargo xtask player` makes it), read once at start.
+pub struct Player {
+    page: Bytes,
+    assets: HashMap<String, (&'static str, Bytes)>,
+}
+
+impl Player {
+    /// Reads `index.html` and `assets/*`.
+    pub fn load(dir: &Path) -> io::Result<Self> {
+        let page = std::fs::read(dir.join("index.html"))?.into();
+        let mut assets = HashMap::new();
+        for entry in std::fs::read_dir(dir.join("assets"))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !entry.file_type()?.is_file()
+                || entry.metadata()?.len() > MAX_ASSET
+                || assets.len() == MAX_ASSETS
+            {
+                continue;
+            }
+            let kind = content_type(&name);
+            assets.insert(name, (kind, std::fs::read(entry.path())?.into()));
+        }
+        Ok(Self { page, assets })
+    }
+}
+
+fn content_type(name: &str) -> &'static str {
+    match name.rsplit('.').next() {
+        Some("js" | "mjs") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("wasm") => "application/wasm",
+        Some("html") => "text/html; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("json" | "map") => "application/json",
+        _ => "application/octet-stream",
+    }
+}
+
+/// What the handlers share.
+pub struct Site {
+    /// `None`: this relay serves no page.
+    pub player: Option<Player>,
+    /// The broadcasts on the air.
+    pub broadcasts: Broadcasts,
+    /// Who watches.
+    pub viewers: Arc<Viewers>,
+    /// The edge's clock.
+    pub clock: Clock,
+    /// The UDP port that browsers connect to.
+    pub webtransport_port: u16,
+    /// What browsers pin, where nobody vouches for the certificate.
+    pub certificate_hash: Option<String>,
+}
+
+/// All routes.
+pub fn router(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics))
+        .route("/api/config", get(config))
+        .route("/api/clock", get(clock))
+        .route("/api/status", get(status))
+        .route("/api/trace", get(trace))
+        .fallback(get(page))
+        .layer(middleware::from_fn(security_headers))
+        .with_state(site)
+}
+
+async fn security_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// `index.html` for every broadcast name, and the player's files.
+async fn page(State(site): State<Arc<Site>>, request: Request) -> Response {
+    let path = request.uri().path().trim_start_matches('/');
+    let Some(player) = &site.player else {
+        return (StatusCode::NOT_FOUND, "this relay serves no page: start it with --player DIR\n")
+            .into_response();
+    };
+    if let Some(name) = path.strip_prefix("assets/") {
+        return match player.assets.get(name) {
+            Some((kind, body)) => {
+                // Revalidated by reload only: a new player comes with a new relay.
+                let headers = [(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "no-cache")];
+                (headers, body.clone()).into_response()
+            }
+            None => (StatusCode::NOT_FOUND, "no such file\n").into_response(),
+        };
+    }
+    if !path.is_empty()
+        && let Err(reason) = check_name(path)
+    {
+        return (StatusCode::NOT_FOUND, format!("{reason}\n")).into_response();
+    }
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], player.page.clone()).into_response()
+}
+
+/// Where to connect, and what certificate to expect there.
+async fn config(State(site): State<Arc<Site>>, request: Request) -> Json<serde_json::Value> {
+    // The page's own host name: whatever led the browser here leads it to the UDP port too.
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    Json(json!({
+        "webtransport": format!("https://{name}:{}/", site.webtransport_port),
+        "certificate_hash": site.certificate_hash,
+    }))
+}
+
+#[derive(Deserialize)]
+struct Which {
+    broadcast: String,
+    #[serde(default)]
+    from: u64,
+}
+
+/// The broadcast clock now; the player's half of an NTP-style exchange.
+async fn clock(State(site): State<Arc<Site>>, Query(which): Query<Which>) -> Json<serde_json::Value> {
+    let now = site.clock.now();
+    let status = site.broadcasts.get(&which.broadcast).map(|record| record.status(now));
+    let offset = status.as_ref().and_then(|status| status.clock_offset_us).unwrap_or(0);
+    Json(json!({
+        "time_us": now.offset_by(-offset).as_micros(),
+        "error_us": status.as_ref().and_then(|status| status.clock_error_us),
+        "live": status.is_some_and(|status| status.live),
+    }))
+}
+
+/// Everything, for people and programs that watch over a show.
+async fn status(State(site): State<Arc<Site>>) -> Json<serde_json::Value> {
+    Json(json!({
+        "viewers": site.viewers.now(),
+        "viewers_total": site.viewers.total(),
+        "broadcasts": site.broadcasts.statuses(site.clock.now()),
+    }))
+}
+
+/// When each of the last frames passed, for the latency harness.
+async fn trace(State(site): State<Arc<Site>>, Query(which): Query<Which>) -> Response {
+    match site.broadcasts.get(&which.broadcast) {
+        Some(record) => Json(record.trace_from(which.from)).into_response(),
+        None => (StatusCode::NOT_FOUND, format!("no broadcast {:?} is on the air\n", which.broadcast))
+            .into_response(),
+    }
+}
+
+/// Prometheus text.
+async fn metrics(State(site): State<Arc<Site>>) -> impl IntoResponse {
+    let mut out = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(out, "{name}{labels} {value}");
+        }
+    };
+    let statuses = site.broadcasts.statuses(site.clock.now());
+    let each = |value: fn(&crate::broadcasts::BroadcastStatus) -> f64| -> Vec<(String, f64)> {
+        // Names were checked at ingest: nothing in them needs escaping.
+        statuses.iter().map(|(name, status)| (format!("{{broadcast=\"{name}\"}}"), value(status))).collect()
+    };
+    family("roadie_viewers", "gauge", "MoQ sessions open.", vec![(String::new(), site.viewers.now() as f64)]);
+    family(
+        "roadie_viewers_total",
+        "counter",
+        "MoQ sessions served.",
+        vec![(String::new(), site.viewers.total() as f64)],
+    );
+    family(
+        "roadie_broadcast_live",
+        "gauge",
+        "1 while frames come in.",
+        each(|s| f64::from(u8::from(s.live))),
+    );
+    family(
+        "roadie_frames_published_total",
+        "counter",
+        "Frames handed to viewers.",
+        each(|s| s.published as f64),
+    );
+    family(
+        "roadie_frames_lost_total",
+        "counter",
+        "Frames given up at their deadline.",
+        each(|s| s.lost as f64),
+    );
+    family(
+        "roadie_frames_late_total",
+        "counter",
+        "Frames that came after they were given up.",
+        each(|s| s.late as f64),
+    );
+    family(
+        "roadie_frames_undecodable_total",
+        "counter",
+        "Frames dropped for want of an earlier one.",
+        each(|s| s.undecodable as f64),
+    );
+    family("roadie_media_bytes_total", "counter", "Media handed to viewers.", each(|s| s.media_bytes as f64));
+    family(
+        "roadie_keyframe_requests_total",
+        "counter",
+        "Keyframes asked of the encoder.",
+        each(|s| s.keyframe_requests as f64),
+    );
+    let uplinks = statuses
+        .iter()
+        .flat_map(|(name, status)| {
+            status.uplinks.iter().map(move |(path, uplink)| {
+                (format!("{{broadcast=\"{name}\",uplink=\"{path}\"}}"), uplink.bytes as f64)
+            })
+        })
+        .collect();
+    family("roadie_uplink_received_bytes_total", "counter", "Bond payload by uplink.", uplinks);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out)
+}

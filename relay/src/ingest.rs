@@ -1,0 +1,435 @@
+//! Bond ingest at the edge: uplinks of one session come together in one [`bond::Receiver`], and what
+//! it delivers is published.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bond::{Delivery, PathId, Receiver, ReceiverConfig};
+use bytes::Bytes;
+use media::catalog::{Catalog, MAX_RENDITIONS};
+use media::{FrameId, Time};
+use tokio::sync::mpsc;
+
+use crate::broadcasts::{Broadcasts, Outcome, Record, UplinkStatus};
+use crate::clock::Clock;
+use crate::control::{self, ControlError, Hello, ToEdge, ToVenue};
+use crate::origin::{Origin, Publication, Written};
+
+/// Datagrams and events waiting for a session's task: 100 ms of 12 Mb/s. When it is full the newest
+/// datagram is dropped, as a router would do; the bond repairs it.
+const SESSION_QUEUE: usize = 1024;
+
+/// Messages waiting for the control stream of one uplink; more mean that it is stuck.
+const CONTROL_QUEUE: usize = 8;
+
+/// Events handled before feedback and deadlines get their turn again.
+const BATCH: usize = 64;
+
+/// A client that has opened a connection must say hello within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A session without any uplink is kept this long, so that viewers stay through an outage.
+const SESSION_LINGER: Duration = Duration::from_secs(30);
+
+/// Keyframes are asked for at most this often: one takes a round trip and an encode to come.
+const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
+
+/// A show's deadline lies in these bounds, milliseconds.
+const DEADLINE_MS: std::ops::RangeInclusive<u32> = 50..=10_000;
+
+/// Why an uplink was not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// It did not speak in time.
+    #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
+    Silent,
+    /// The QUIC connection broke.
+    #[error(transparent)]
+    Connection(#[from] quinn::ConnectionError),
+    /// The control stream broke.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// It was told to go away.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// All bond sessions of this relay.
+#[derive(Clone)]
+pub struct Ingest {
+    origin: Origin,
+    broadcasts: Broadcasts,
+    clock: Clock,
+    token: Option<Arc<str>>,
+    sessions: Arc<Mutex<HashMap<String, SessionHandle>>>,
+}
+
+#[derive(Clone)]
+struct SessionHandle {
+    session: String,
+    events: mpsc::Sender<Event>,
+}
+
+enum Event {
+    Up { path: PathId, uplink: String, connection: quinn::Connection, control: mpsc::Sender<ToVenue> },
+    Datagram { path: PathId, connection: usize, data: Bytes },
+    Clock { offset_micros: i64, error_micros: u64 },
+    Down { path: PathId, connection: usize },
+    End,
+}
+
+impl Ingest {
+    /// Publishes into `origin` whatever comes with the right token (`None`: any).
+    pub fn new(origin: Origin, broadcasts: Broadcasts, clock: Clock, token: Option<String>) -> Self {
+        Self { origin, broadcasts, clock, token: token.map(Arc::from), sessions: Arc::default() }
+    }
+
+    /// Serves one uplink until it ends.
+    pub async fn serve(&self, connection: quinn::Connection) -> Result<(), IngestError> {
+        let (mut send, mut recv, hello) = tokio::time::timeout(HELLO_TIMEOUT, async {
+            let (send, mut recv) = connection.accept_bi().await?;
+            match control::recv::<ToEdge>(&mut recv).await? {
+                ToEdge::Hello(hello) => Ok((send, recv, hello)),
+                _ => Err(IngestError::Refused("the first message was not a hello".into())),
+            }
+        })
+        .await
+        .map_err(|_| IngestError::Silent)??;
+
+        let events = match self.check(&hello).and_then(|()| self.join(&hello)) {
+            Ok(events) => events,
+            Err(reason) => {
+                control::send(&mut send, &ToVenue::Refused { reason: reason.clone() }).await?;
+                let _ = send.finish();
+                // The venue closes once it has read the reason.
+                let _ = tokio::time::timeout(HELLO_TIMEOUT, connection.closed()).await;
+                return Err(IngestError::Refused(reason));
+            }
+        };
+        control::send(&mut send, &ToVenue::Welcome).await?;
+
+        let path = PathId(hello.path);
+        let id = connection.stable_id();
+        let (control, mut outbox) = mpsc::channel(CONTROL_QUEUE);
+        let up = Event::Up { path, uplink: hello.uplink, connection: connection.clone(), control };
+        if events.send(up).await.is_err() {
+            return Ok(());
+        }
+        let writer = tokio::spawn(async move {
+            while let Some(message) = outbox.recv().await {
+                if control::send(&mut send, &message).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let reader = tokio::spawn({
+            let events = events.clone();
+            async move {
+                loop {
+                    let event = match control::recv::<ToEdge>(&mut recv).await {
+                        Ok(ToEdge::Clock { offset_micros, error_micros }) => {
+                            Event::Clock { offset_micros, error_micros }
+                        }
+                        Ok(ToEdge::End) => Event::End,
+                        Ok(ToEdge::Hello(_)) => continue,
+                        Err(_) => break,
+                    };
+                    if events.send(event).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        let ended = loop {
+            match connection.read_datagram().await {
+                // A full queue drops the datagram, see SESSION_QUEUE.
+                Ok(data) => match events.try_send(Event::Datagram { path, connection: id, data }) {
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        connection.close(0u32.into(), b"session over");
+                        break None;
+                    }
+                    _ => continue,
+                },
+                Err(error) => break Some(error),
+            }
+        };
+        let _ = events.send(Event::Down { path, connection: id }).await;
+        writer.abort();
+        // The last words (the end of the show) may still be in the stream's buffer.
+        let _ = reader.await;
+        match ended {
+            None | Some(quinn::ConnectionError::ApplicationClosed(_)) => Ok(()),
+            Some(error) => Err(error.into()),
+        }
+    }
+
+    fn check(&self, hello: &Hello) -> Result<(), String> {
+        if let Some(token) = &self.token {
+            match &hello.token {
+                None => return Err("this edge wants a token: pass --token".into()),
+                Some(given) if !same(given.as_bytes(), token.as_bytes()) => {
+                    return Err("the token is not the one of this edge".into());
+                }
+                Some(_) => {}
+            }
+        }
+        control::check_name(&hello.broadcast)?;
+        if hello.session.len() != 32 || !hello.session.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err("the session is not 128 bits in hex".into());
+        }
+        if usize::from(hello.path) >= bond::MAX_PATHS {
+            return Err(format!("uplink number {} is over the bound of {}", hello.path, bond::MAX_PATHS));
+        }
+        if hello.uplink.len() > control::MAX_NAME {
+            return Err("the uplink's name is too long".into());
+        }
+        if hello.catalog.tracks().is_empty() || hello.catalog.tracks().len() > MAX_RENDITIONS {
+            return Err("the catalog has no track, or too many".into());
+        }
+        if !DEADLINE_MS.contains(&hello.deadline_ms) {
+            return Err(format!("a deadline of {} ms is not between 50 and 10,000", hello.deadline_ms));
+        }
+        Ok(())
+    }
+
+    /// The queue of the hello's session. A new session takes over from an older one of the same
+    /// name: an encoder that crashed and came back must not wait for its own ghost.
+    fn join(&self, hello: &Hello) -> Result<mpsc::Sender<Event>, String> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = sessions.get(&hello.broadcast)
+            && handle.session == hello.session
+            && !handle.events.is_closed()
+        {
+            return Ok(handle.events.clone());
+        }
+        let publication = self.publish(&hello.broadcast, &hello.catalog)?;
+        let record = self.broadcasts.begin(&hello.broadcast, &hello.session);
+        let (events, queue) = mpsc::channel(SESSION_QUEUE);
+        let deadline = Duration::from_millis(u64::from(hello.deadline_ms));
+        let task = SessionTask {
+            name: hello.broadcast.clone(),
+            clock: self.clock,
+            record,
+            publication,
+            receiver: Receiver::new(ReceiverConfig { deadline, ..ReceiverConfig::default() }),
+            paths: BTreeMap::new(),
+            empty_since: Some(self.clock.now()),
+            keyframe_asked: Time::ZERO,
+        };
+        let handle = SessionHandle { session: hello.session.clone(), events: events.clone() };
+        if let Some(ghost) = sessions.insert(hello.broadcast.clone(), handle) {
+            // A full queue is as good: the task ends when its uplinks do.
+            let _ = ghost.events.try_send(Event::End);
+        }
+        tracing::info!(broadcast = %hello.broadcast, "on the air");
+        let ingest = self.clone();
+        let session = hello.session.clone();
+        tokio::spawn(async move {
+            let name = task.name.clone();
+            task.run(queue).await;
+            ingest.broadcasts.end(&name, &session);
+            let mut sessions = ingest.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            if sessions.get(&name).is_some_and(|handle| handle.session == session) {
+                sessions.remove(&name);
+            }
+            tracing::info!(broadcast = %name, "off the air");
+        });
+        Ok(events)
+    }
+
+    fn publish(&self, name: &str, catalog: &Catalog) -> Result<Publication, String> {
+        self.origin.publish(name, catalog).map_err(|error| format!("cannot publish {name}: {error}"))
+    }
+}
+
+/// Compares without telling by its timing where the difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+struct Path {
+    connection: quinn::Connection,
+    control: mpsc::Sender<ToVenue>,
+}
+
+struct SessionTask {
+    name: String,
+    clock: Clock,
+    record: Record,
+    publication: Publication,
+    receiver: Receiver,
+    paths: BTreeMap<PathId, Path>,
+    empty_since: Option<Time>,
+    keyframe_asked: Time,
+}
+
+impl SessionTask {
+    async fn run(mut self, mut queue: mpsc::Receiver<Event>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let linger = self.empty_since.map(|since| since + SESSION_LINGER);
+            let wake = [self.receiver.poll_timeout(), linger].into_iter().flatten().min();
+            let wake = wake.unwrap_or_else(|| self.clock.now() + SESSION_LINGER);
+            tokio::select! {
+                count = queue.recv_many(&mut batch, BATCH) => if count == 0 { return },
+                () = tokio::time::sleep_until(self.clock.instant(wake).into()) => {}
+            }
+            let now = self.clock.now();
+            for event in batch.drain(..) {
+                if matches!(event, Event::End) {
+                    return;
+                }
+                self.handle(event, now);
+            }
+            if linger.is_some_and(|end| now >= end) && self.paths.is_empty() {
+                return;
+            }
+            self.receiver.handle_timeout(now);
+            self.deliver(now);
+            while let Some(transmit) = self.receiver.poll_transmit(now) {
+                if let Some(path) = self.paths.get(&transmit.path) {
+                    // A path that cannot take feedback now gets fresher feedback in 10 ms.
+                    let _ = path.connection.send_datagram(transmit.data);
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Up { path, uplink, connection, control } => {
+                if self.paths.contains_key(&path) {
+                    self.receiver.remove_path(path, now);
+                }
+                self.receiver.add_path(path, now);
+                self.paths.insert(path, Path { connection, control });
+                self.empty_since = None;
+                tracing::info!(broadcast = %self.name, %uplink, "uplink up");
+                self.record.update(|status| {
+                    let entry = status.uplinks.entry(path.0).or_insert_with(UplinkStatus::default);
+                    entry.name = uplink;
+                    entry.connected = true;
+                });
+            }
+            Event::Datagram { path, connection, data } => {
+                if !self.is_current(path, connection) {
+                    return;
+                }
+                if let Err(error) = self.receiver.handle_datagram(path, &data, now) {
+                    tracing::debug!(broadcast = %self.name, %error, "datagram");
+                }
+                self.record.update(|status| {
+                    let uplink = status.uplinks.entry(path.0).or_default();
+                    uplink.bytes += data.len() as u64;
+                    uplink.datagrams += 1;
+                });
+            }
+            Event::Clock { offset_micros, error_micros } => self.record.update(|status| {
+                status.clock_offset_us = Some(offset_micros);
+                status.clock_error_us = Some(error_micros);
+            }),
+            Event::Down { path, connection } => {
+                // The uplink may have come back on a new connection before the old one timed out.
+                if !self.is_current(path, connection) {
+                    return;
+                }
+                self.paths.remove(&path);
+                self.receiver.remove_path(path, now);
+                if self.paths.is_empty() {
+                    self.empty_since = Some(now);
+                }
+                tracing::info!(broadcast = %self.name, path = path.0, "uplink down");
+                self.record.update(|status| {
+                    if let Some(uplink) = status.uplinks.get_mut(&path.0) {
+                        uplink.connected = false;
+                    }
+                });
+            }
+            Event::End => {}
+        }
+    }
+
+    fn is_current(&self, path: PathId, connection: usize) -> bool {
+        self.paths.get(&path).is_some_and(|path| path.connection.stable_id() == connection)
+    }
+
+    fn deliver(&mut self, now: Time) {
+        while let Some(delivery) = self.receiver.poll_delivery() {
+            match delivery {
+                Delivery::Frame { frame, arrived } => {
+                    let outcome = match self.publication.write(&frame) {
+                        Ok(Written::Published) => Outcome::Published,
+                        Ok(Written::Undecodable) => {
+                            self.ask_for_keyframe(now);
+                            Outcome::Undecodable
+                        }
+                        Ok(Written::Refused) => Outcome::Refused,
+                        Err(error) => {
+                            tracing::warn!(broadcast = %self.name, %error, "frame not published");
+                            Outcome::Refused
+                        }
+                    };
+                    let published = self.clock.now();
+                    self.record.trace(
+                        frame.id,
+                        frame.capture_time,
+                        arrived,
+                        published,
+                        frame.data.len(),
+                        outcome,
+                    );
+                    self.record.update(|status| {
+                        status.last_frame = now;
+                        match outcome {
+                            Outcome::Published => {
+                                status.published += 1;
+                                status.media_bytes += frame.data.len() as u64;
+                            }
+                            Outcome::Undecodable => status.undecodable += 1,
+                            Outcome::Lost | Outcome::Refused => {}
+                        }
+                    });
+                }
+                Delivery::Lost { track, group, frames } => {
+                    // An open end means "and whatever followed in this group": at least the one.
+                    let count = if frames.end == u32::MAX { 1 } else { frames.len() as u64 };
+                    tracing::warn!(broadcast = %self.name, track = track.0, group, ?frames, "lost");
+                    let id = FrameId { track, group, frame: frames.start };
+                    self.record.trace(id, Time::ZERO, now, now, 0, Outcome::Lost);
+                    self.record.update(|status| status.lost += count);
+                    if self.publication.lost(track, group) {
+                        self.ask_for_keyframe(now);
+                    }
+                }
+            }
+        }
+        let late = self.receiver.stats().frames_late;
+        self.record.update(|status| status.late = late);
+    }
+
+    fn ask_for_keyframe(&mut self, now: Time) {
+        if now.saturating_since(self.keyframe_asked) < KEYFRAME_INTERVAL {
+            return;
+        }
+        self.keyframe_asked = now;
+        self.record.update(|status| status.keyframe_requests += 1);
+        // On every uplink, for any of them may be the dead one; the encoder coalesces.
+        for path in self.paths.values() {
+            let _ = path.control.try_send(ToVenue::Keyframe);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same;
+
+    #[test]
+    fn tokens() {
+        assert!(same(b"abc", b"abc"));
+        assert!(!same(b"abc", b"abd"));
+        assert!(!same(b"abc", b"ab"));
+    }
+}

@@ -1,0 +1,46 @@
+//! `roadie-relay`: arguments, settings, `Edge::new`, `run`.
+
+use std::io::IsTerminal;
+
+use clap::Parser;
+use relay::edge::Edge;
+use relay::settings::Raw;
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() {
+    if let Err(error) = run().await {
+        eprintln!("roadie-relay: {error:#}");
+        std::process::exit(1);
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let raw = Raw::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let settings = raw.check()?;
+    let anyone = settings.token.is_none();
+    let edge = Edge::new(settings).await?;
+    // Programs that start a relay wait for these lines, so they go to standard output, unbuffered.
+    if let Some(addr) = edge.quic_addr() {
+        println!("listening on {addr} (UDP)");
+    }
+    if let Some(addr) = edge.http_addr() {
+        println!("page on http://localhost:{}/NAME", addr.port());
+    }
+    println!("certificate fingerprint {}", edge.fingerprint());
+    if anyone {
+        tracing::warn!("no --token: anybody who reaches this relay may publish");
+    }
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = edge.run() => Ok(result?),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,153 @@
+//! The origin: broadcasts as moq-net keeps and fans them out. Everything that knows moq-net's model
+//! is in this file and in `fanout.rs`.
+
+use std::time::{Duration, Instant};
+
+use media::catalog::{self, Catalog};
+use media::{Frame, Track, TrackId, container};
+use moq_net::{Timescale, Timestamp, broadcast, group, origin, track};
+
+/// How long groups behind the live edge are kept for viewers who join or lag.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// Higher is sent first when a viewer's link is short: the catalog, then sound, then pictures.
+const PRIORITY_CATALOG: u8 = 100;
+const PRIORITY_AUDIO: u8 = 80;
+const PRIORITY_VIDEO: u8 = 60;
+
+/// All broadcasts of this relay.
+#[derive(Clone)]
+pub struct Origin {
+    producer: origin::Producer,
+}
+
+impl Origin {
+    /// Starts the origin; its housekeeping runs as a task of the current runtime.
+    pub fn start() -> Self {
+        let (producer, driver) = origin::Producer::new(origin::Config::default());
+        tokio::spawn(moq_net::time::run(driver));
+        Self { producer }
+    }
+
+    /// What moq sessions read from.
+    pub(crate) fn producer(&self) -> &origin::Producer {
+        &self.producer
+    }
+
+    /// Publishes a broadcast with its catalog; it ends when the value is dropped.
+    pub fn publish(&self, name: &str, catalog: &Catalog) -> Result<Publication, moq_net::Error> {
+        let broadcast = self.producer.create_broadcast(name)?;
+        let catalog_track = broadcast
+            .create_track(catalog::TRACK_NAME, track::Info::default().with_priority(PRIORITY_CATALOG))?;
+        let mut catalog_group = catalog_track.append_group()?;
+        catalog_group.write_frame(Timestamp::now(), catalog.to_json())?;
+        catalog_group.finish()?;
+        let tracks = catalog
+            .tracks()
+            .into_iter()
+            .map(|track| TrackWriter::new(&broadcast, track))
+            .collect::<Result<_, _>>()?;
+        broadcast.announce(origin::Route::default())?;
+        Ok(Publication { _broadcast: broadcast, _catalog: catalog_track, tracks })
+    }
+}
+
+/// One broadcast being published.
+pub struct Publication {
+    _broadcast: broadcast::Producer,
+    _catalog: track::Producer,
+    tracks: Vec<TrackWriter>,
+}
+
+/// What became of a frame that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Viewers have it.
+    Published,
+    /// It cannot be decoded, because an earlier frame of its group is missing.
+    Undecodable,
+    /// No such track in the catalog, or an older group than the one under way.
+    Refused,
+}
+
+impl Publication {
+    /// Appends a frame to its group.
+    pub fn write(&mut self, frame: &Frame) -> Result<Written, moq_net::Error> {
+        match self.tracks.iter_mut().find(|writer| writer.id == frame.id.track) {
+            Some(writer) => writer.write(frame),
+            None => Ok(Written::Refused),
+        }
+    }
+
+    /// Notes that frames of a group are lost for good: what follows them in the group cannot be
+    /// decoded. Returns whether a keyframe is needed to go on.
+    pub fn lost(&mut self, track: TrackId, group: u64) -> bool {
+        self.tracks.iter_mut().find(|writer| writer.id == track).is_some_and(|writer| writer.lost(group))
+    }
+}
+
+struct TrackWriter {
+    id: TrackId,
+    producer: track::Producer,
+    /// In video, a frame needs all frames of its group before it.
+    dependent: bool,
+    group: Option<group::Producer>,
+    /// The newest group that was begun or that lost its beginning.
+    newest: Option<u64>,
+}
+
+impl TrackWriter {
+    fn new(broadcast: &broadcast::Producer, track: Track) -> Result<Self, moq_net::Error> {
+        let dependent = track.is_video();
+        let priority = if dependent { PRIORITY_VIDEO } else { PRIORITY_AUDIO };
+        let info = track::Info::default()
+            .with_timescale(Timescale::MICRO)
+            .with_max_age(KEEP)
+            .with_priority(priority);
+        let producer = broadcast.create_track(track.name, info)?;
+        Ok(Self { id: track.id, producer, dependent, group: None, newest: None })
+    }
+
+    fn write(&mut self, frame: &Frame) -> Result<Written, moq_net::Error> {
+        match self.newest {
+            Some(newest) if frame.id.group < newest => return Ok(Written::Refused),
+            Some(newest) if frame.id.group == newest => {}
+            _ => {
+                self.close_group()?;
+                self.newest = Some(frame.id.group);
+                if !self.dependent || frame.keyframe {
+                    self.group = Some(self.producer.create_group(group::Info { sequence: frame.id.group })?);
+                }
+            }
+        }
+        let Some(group) = &mut self.group else {
+            return Ok(Written::Undecodable);
+        };
+        let timestamp = Timestamp::from_micros(frame.capture_time.as_micros())
+            .map_err(|_| moq_net::Error::TimestampMismatch)?;
+        group.write_frame(timestamp, container::encode(frame.capture_time, &frame.data))?;
+        Ok(Written::Published)
+    }
+
+    fn lost(&mut self, group: u64) -> bool {
+        if !self.dependent || self.newest.is_some_and(|newest| group < newest) {
+            return false;
+        }
+        // Viewers are told at once that this group ends here; they wait for the next keyframe.
+        let _ = self.close_group();
+        self.newest = Some(group);
+        true
+    }
+
+    fn close_group(&mut self) -> Result<(), moq_net::Error> {
+        match self.group.take() {
+            Some(group) => group.finish(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The instant that moq-net's drivers are started with.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,162 @@
+//! The relay's command line and settings file: raw words first, checked settings after.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use serde::Deserialize;
+
+use crate::edge;
+
+/// The relay at the edge: takes in a show over bonded uplinks and serves it to browsers.
+///
+/// Without certificate files it makes a self-signed certificate, which browsers accept by its hash on
+/// http://localhost, and encoders by --edge-fingerprint.
+#[derive(Debug, Default, Parser, Deserialize)]
+#[command(name = "roadie-relay", version, about, next_line_help = false)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Raw {
+    /// Read settings from this TOML file; the same names as here, without the dashes in front. The
+    /// command line wins.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// UDP address for encoders (the bond), browsers (WebTransport) and MoQ programs [default: [::]:4443]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+
+    /// TCP address for the page, /metrics, /healthz and /api [default: [::]:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub http: Option<SocketAddr>,
+
+    /// Certificate chain in PEM form; needs --key
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// Private key in PEM form; needs --cert
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
+    /// Where the self-signed certificate is kept [default: ~/.local/state/roadie-relay]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
+    /// The built player page, as `cargo xtask player` makes it [default: the folder `player` beside this
+    /// program, if it is there]
+    #[arg(long, value_name = "DIR")]
+    pub player: Option<PathBuf>,
+
+    /// Who publishes must show this token; without it anybody may publish
+    #[arg(long, value_name = "TOKEN", env = "ROADIE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The settings file cannot be read.
+    #[error("cannot read the settings file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The settings file is not what it should be.
+    #[error("the settings file {path} is wrong: {source}")]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Names the line and the key.
+        source: Box<toml::de::Error>,
+    },
+    /// One without the other.
+    #[error("--cert and --key go together: one of them is missing")]
+    HalfCertificate,
+    /// Nowhere to keep the certificate.
+    #[error("there is no home directory to keep the self-signed certificate in: give --state DIR")]
+    NoState,
+}
+
+/// Reads a TOML file into raw settings.
+pub fn read_toml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|source| SettingsError::Toml { path: path.to_owned(), source: Box::new(source) })
+}
+
+impl Raw {
+    /// Adds the settings file and the defaults, and checks what can be checked without side effects.
+    pub fn check(self) -> Result<edge::Settings, SettingsError> {
+        let file = match &self.config {
+            Some(path) => read_toml::<Raw>(path)?,
+            None => Raw::default(),
+        };
+        let certificate = match (self.cert.or(file.cert), self.key.or(file.key)) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err(SettingsError::HalfCertificate),
+        };
+        let any = |port| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+        let state = self
+            .state
+            .or(file.state)
+            .or_else(|| std::env::home_dir().map(|home| home.join(".local/state/roadie-relay")));
+        Ok(edge::Settings {
+            listen: self.listen.or(file.listen).unwrap_or_else(|| any(4443)),
+            http: self.http.or(file.http).unwrap_or_else(|| any(8080)),
+            certificate,
+            state: state.ok_or(SettingsError::NoState)?,
+            player: self.player.or(file.player).or_else(beside),
+            token: self.token.or(file.token),
+        })
+    }
+}
+
+fn beside() -> Option<PathBuf> {
+    let dir = std::env::current_exe().ok()?.parent()?.join("player");
+    dir.join("index.html").exists().then_some(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> PathBuf {
+        let name = text.bytes().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+        let path = std::env::temp_dir().join(format!("roadie-relay-{}-{name:x}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let config = file("listen = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\nstate = \"/tmp/x\"\n");
+        let raw = Raw::parse_from([
+            "roadie-relay",
+            "--config",
+            config.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:3",
+        ]);
+        let settings = raw.check().unwrap();
+        assert_eq!((settings.listen.port(), settings.http.port()), (3, 2));
+        assert_eq!(settings.state, PathBuf::from("/tmp/x"));
+    }
+
+    #[test]
+    fn a_wrong_key_is_named() {
+        let raw = Raw { config: Some(file("lisen = \"127.0.0.1:1\"\n")), ..Raw::default() };
+        let text = raw.check().unwrap_err().to_string();
+        assert!(text.contains("lisen") && text.contains("line 1"), "{text}");
+    }
+
+    #[test]
+    fn half_a_certificate() {
+        let raw = Raw { cert: Some("a".into()), ..Raw::default() };
+        assert!(matches!(raw.check(), Err(SettingsError::HalfCertificate)));
+    }
+}

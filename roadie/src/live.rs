@@ -1,0 +1,252 @@
+//! `roadie live`: puts a show on the air.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use encoder::{EncoderEvent, Input};
+use relay::uplink::{EdgeAddress, Uplink};
+use relay::{control, settings, venue};
+use serde::Deserialize;
+
+use crate::show::{self, Show};
+use crate::terminal::{self, Screen};
+
+/// The UDP port of an edge whose URL names none.
+const DEFAULT_PORT: u16 = 4443;
+
+/// How often the terminal is refreshed.
+const REFRESH: Duration = Duration::from_millis(500);
+
+/// Put a show on the air: camera to edge over all your uplinks, recorded on the way.
+///
+/// Example: two 5G sticks and the venue's Wi-Fi, two copies of the recording:
+///
+///   roadie live --input camera --edge https://edge.example:4443/tour/london \
+///     --uplink usb0 --uplink usb1 --uplink wlan0 --record ~/show --record /media/stick/show
+#[derive(Args, Debug, Default, Deserialize)]
+#[command(verbatim_doc_comment)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Raw {
+    /// Read settings from this TOML file; the same names as here, without the dashes in front. The
+    /// command line wins
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// What to show: `camera`, `camera:/dev/video1`, `file:CLIP.mp4` (looped) or `test` (a moving pattern)
+    #[arg(long, value_name = "INPUT")]
+    pub input: Option<String>,
+
+    /// The edge relay and the name of the show, such as https://edge.example:4443/tour/london
+    #[arg(long, value_name = "URL")]
+    pub edge: Option<String>,
+
+    /// An edge that made its own certificate: the fingerprint that it printed
+    #[arg(long, value_name = "SHA256")]
+    pub edge_fingerprint: Option<String>,
+
+    /// Send over this interface (wlan0) or from this address; repeat it for each uplink. Without it the
+    /// system's default route is used [NAME:via=HOST:PORT sends through an emulator or a tunnel]
+    #[arg(long, value_name = "UPLINK")]
+    pub uplink: Vec<String>,
+
+    /// Record into this folder; give it twice, on two disks, and no crash can take the show away
+    #[arg(long, value_name = "DIR")]
+    pub record: Vec<PathBuf>,
+
+    /// The edge's token for publishing
+    #[arg(long, value_name = "TOKEN", env = "ROADIE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+
+    /// Video bits per second, such as 2500k or 2.5M [default: 2500k]
+    #[arg(long, value_name = "RATE")]
+    pub bitrate: Option<String>,
+
+    /// How old a frame may get on its way to the edge, in milliseconds [default: 400]
+    #[arg(long, value_name = "MS")]
+    pub deadline: Option<u32>,
+
+    /// Stop by itself after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<u64>,
+}
+
+/// Settings of a live show, checked.
+pub struct Settings {
+    show: show::Settings,
+    seconds: Option<Duration>,
+}
+
+impl Raw {
+    /// Adds the settings file and the defaults, and checks everything that can be checked before the
+    /// show: a typing error must not be found out on the air.
+    pub fn check(self) -> anyhow::Result<Settings> {
+        let file = match &self.config {
+            Some(path) => settings::read_toml::<Raw>(path)?,
+            None => Raw::default(),
+        };
+        let input = self
+            .input
+            .or(file.input)
+            .context("what shall be shown? Give --input camera, or file:PATH, or test")?;
+        let edge = self.edge.or(file.edge).context("where to? Give --edge https://HOST:PORT/NAME")?;
+        let fingerprint = self.edge_fingerprint.or(file.edge_fingerprint);
+        let (edge, broadcast) = parse_edge(&edge, fingerprint)?;
+        let uplinks = parse_uplinks(&pick(self.uplink, file.uplink))?;
+        let record = pick(self.record, file.record);
+        if let Some(error) = encoder::record::check_dirs(&record).into_iter().next() {
+            return Err(error.into());
+        }
+        let mut encoder =
+            encoder::Settings { input: input.parse::<Input>()?, ..encoder::Settings::default() };
+        if let Some(bitrate) = self.bitrate.or(file.bitrate) {
+            encoder.video.bitrate = parse_bitrate(&bitrate)?;
+        }
+        let deadline = self.deadline.or(file.deadline).unwrap_or(400);
+        if !(50..=10_000).contains(&deadline) {
+            bail!("a deadline of {deadline} ms is not between 50 and 10000");
+        }
+        let venue = venue::Settings {
+            edge,
+            broadcast,
+            token: self.token.or(file.token),
+            uplinks,
+            deadline: Duration::from_millis(u64::from(deadline)),
+        };
+        Ok(Settings {
+            show: show::Settings { encoder, record, venue },
+            seconds: self.seconds.or(file.seconds).map(Duration::from_secs),
+        })
+    }
+}
+
+/// The command line's list, or the file's where the command line has none.
+fn pick<T>(line: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if line.is_empty() { file } else { line }
+}
+
+fn parse_edge(text: &str, fingerprint: Option<String>) -> anyhow::Result<(EdgeAddress, String)> {
+    let example = "write it as https://HOST:PORT/NAME, such as https://edge.example:4443/tour/london";
+    let url = url::Url::parse(text).with_context(|| format!("{text:?} is no URL: {example}"))?;
+    if url.scheme() != "https" {
+        bail!("{text:?} does not begin with https: {example}");
+    }
+    let host = url.host_str().with_context(|| format!("{text:?} has no host: {example}"))?.to_owned();
+    let name = url.path().trim_matches('/').to_owned();
+    if name.is_empty() {
+        bail!("{text:?} has no name of the show after the host: {example}");
+    }
+    control::check_name(&name).map_err(anyhow::Error::msg)?;
+    let hex = |text: &String| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if let Some(bad) = fingerprint.as_ref().filter(|text| !hex(text)) {
+        bail!(
+            "{bad:?} is no SHA-256 fingerprint: it has 64 hex digits, and the relay prints it at its start"
+        );
+    }
+    Ok((EdgeAddress { host, port: url.port().unwrap_or(DEFAULT_PORT), fingerprint }, name))
+}
+
+fn parse_uplinks(texts: &[String]) -> anyhow::Result<Vec<Uplink>> {
+    if texts.len() > bond::MAX_PATHS {
+        bail!("{} uplinks are more than the {} that a bond can have", texts.len(), bond::MAX_PATHS);
+    }
+    if texts.is_empty() {
+        return Ok(vec![Uplink::default_route()]);
+    }
+    let mut uplinks: Vec<Uplink> = Vec::new();
+    for text in texts {
+        let uplink: Uplink = text.parse().with_context(|| format!("--uplink {text}"))?;
+        uplink.check().with_context(|| format!("--uplink {text}"))?;
+        if uplinks.iter().any(|other| other.name == uplink.name) {
+            bail!("--uplink {text} is given twice");
+        }
+        uplinks.push(uplink);
+    }
+    Ok(uplinks)
+}
+
+fn parse_bitrate(text: &str) -> anyhow::Result<u32> {
+    let (digits, unit) = match text.trim_end_matches(['k', 'K', 'm', 'M']) {
+        digits if digits.len() == text.len() => (digits, 1.0),
+        digits if text.ends_with(['k', 'K']) => (digits, 1e3),
+        digits => (digits, 1e6),
+    };
+    match digits.parse::<f64>() {
+        Ok(value) if (50_000.0..=100_000_000.0).contains(&(value * unit)) => Ok((value * unit) as u32),
+        _ => bail!("{text:?} is no bit rate between 50k and 100M: write it as 2500k or 2.5M"),
+    }
+}
+
+/// Runs the show until Ctrl-C, the end of `--seconds`, or the encoder's failure.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let broadcast = settings.show.venue.broadcast.clone();
+    let recording = !settings.show.record.is_empty();
+    let mut screen = Screen::new();
+    if !recording {
+        screen.note("This show is not recorded: give --record DIR, better twice.");
+    }
+    let show = Show::start(settings.show).await?;
+    let started = show.clock().now();
+    let mut refresh = tokio::time::interval(REFRESH);
+    let mut meter = terminal::Meter::default();
+    let mut stop = std::pin::pin!(terminal::stop_signal());
+    let failure = loop {
+        tokio::select! {
+            _ = refresh.tick() => {}
+            () = &mut stop => break None,
+        }
+        match show.poll_event() {
+            Some(EncoderEvent::Failed(error)) => break Some(anyhow::Error::new(error)),
+            Some(EncoderEvent::EndOfStream) => break None,
+            _ => {}
+        }
+        let now = show.clock().now();
+        let elapsed = now.saturating_since(started);
+        if settings.seconds.is_some_and(|limit| elapsed >= limit) {
+            break None;
+        }
+        show.take_log();
+        let status = show.status();
+        let mut lines = vec![terminal::title(&broadcast, elapsed, &status)];
+        lines.extend(terminal::uplinks(&status.venue, &meter.update(&status.venue, now)));
+        lines.extend(terminal::recordings(&status.recordings));
+        screen.draw(&lines, elapsed);
+    };
+    let ending = show.end().await;
+    let recordings = ending.recordings();
+    ending.hang_up().await;
+    screen.finish(&terminal::recordings(&recordings));
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges() {
+        let (edge, name) = parse_edge("https://edge.example/tour/london", None).unwrap();
+        assert_eq!((edge.host.as_str(), edge.port, name.as_str()), ("edge.example", 4443, "tour/london"));
+        for bad in
+            ["edge", "http://edge/x", "https://edge", "https://edge/", "https:///x", "https://edge/../../x y"]
+        {
+            assert!(parse_edge(bad, None).is_err(), "{bad}");
+        }
+        assert!(parse_edge("https://edge/x", Some("abc".into())).is_err());
+    }
+
+    #[test]
+    fn bitrates() {
+        assert_eq!(parse_bitrate("2500k").unwrap(), 2_500_000);
+        assert_eq!(parse_bitrate("2.5M").unwrap(), 2_500_000);
+        assert_eq!(parse_bitrate("800000").unwrap(), 800_000);
+        for bad in ["", "k", "-1M", "9k", "nanM", "1e12"] {
+            assert!(parse_bitrate(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A show: encoder, recordings and bond, wired together. The encoder knows no network and the relay
+//! knows no encoder; this file is where they meet.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use anyhow::Context;
+use encoder::record::RecordStatus;
+use encoder::tap::{Tap, TapHandle, TapStatus};
+use encoder::{Counters, Encoder, EncoderEvent};
+use media::catalog::Catalog;
+use media::{FrameId, Time};
+use relay::clock::Clock;
+use relay::venue::{self, Venue};
+use tokio::sync::Notify;
+
+/// Encoded frames remembered for the latency report, until [`Show::take_log`] takes them: more than a
+/// minute of 30 fps video with its sound. The oldest is forgotten first.
+const LOG_FRAMES: usize = 8192;
+
+/// What a show needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What to capture, and how to encode it.
+    pub encoder: encoder::Settings,
+    /// One copy of the recording goes into each.
+    pub record: Vec<PathBuf>,
+    /// Whom to send it to, and how.
+    pub venue: venue::Settings,
+}
+
+/// When a frame was captured and encoded, on the broadcast clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded {
+    /// Its name.
+    pub id: FrameId,
+    /// Taken by the camera.
+    pub captured: Time,
+    /// Out of the encoder.
+    pub encoded: Time,
+}
+
+/// How a show stands.
+pub struct Status {
+    /// What went through the encoder.
+    pub encoder: Counters,
+    /// Each copy of the recording.
+    pub recordings: Vec<RecordStatus>,
+    /// Uplinks and bond.
+    pub venue: venue::Status,
+}
+
+/// A show that is on.
+pub struct Show {
+    encoder: Arc<Encoder>,
+    tap: TapStatus,
+    venue: Venue,
+    clock: Clock,
+    log: Arc<Mutex<VecDeque<Encoded>>>,
+}
+
+impl Show {
+    /// Starts capture, recordings and bond. An edge that cannot be reached is no error: the recording
+    /// goes on and the edge is called again and again.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let clock = Clock::start();
+        let wake = Arc::new(Notify::new());
+        let waker = wake.clone();
+        let broadcast = settings.venue.broadcast.clone();
+        let (tap, frames) = Tap::new(settings.record, broadcast, Arc::new(move || waker.notify_one()));
+        let now = Arc::new(move || clock.now());
+        let encoder =
+            tokio::task::spawn_blocking(move || Encoder::start(settings.encoder, now, Box::new(tap)))
+                .await??;
+        let encoder = Arc::new(encoder);
+        let tracks = frames.tracks().context("the encoder named no tracks")?;
+        let status = frames.status();
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let for_venue: Weak<Encoder> = Arc::downgrade(&encoder);
+        let venue = Venue::start(
+            settings.venue,
+            Catalog::from_tracks(&tracks),
+            session_id()?,
+            clock,
+            drain(frames, wake, log.clone()),
+            Arc::new(move || {
+                if let Some(encoder) = for_venue.upgrade() {
+                    encoder.request_keyframe();
+                }
+            }),
+        );
+        Ok(Self { encoder, tap: status, venue, clock, log })
+    }
+
+    /// The broadcast clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        Status {
+            encoder: self.encoder.counters(),
+            recordings: self.tap.recordings(),
+            venue: self.venue.status(),
+        }
+    }
+
+    /// Frames encoded since the last call, oldest first.
+    pub fn take_log(&self) -> Vec<Encoded> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// Something happened to the encoder.
+    pub fn poll_event(&self) -> Option<EncoderEvent> {
+        self.encoder.poll_event()
+    }
+
+    /// Ends capture and recordings, but keeps the bond until [`Ending::hang_up`], so that the last
+    /// frames get through.
+    pub async fn end(self) -> Ending {
+        let Self { encoder, tap, venue, .. } = self;
+        // Stopping waits for the disks, a bounded time.
+        let _ = tokio::task::spawn_blocking(move || drop(encoder)).await;
+        Ending { tap, venue }
+    }
+}
+
+/// A show whose last frame was captured.
+pub struct Ending {
+    tap: TapStatus,
+    venue: Venue,
+}
+
+impl Ending {
+    /// The finished recordings.
+    pub fn recordings(&self) -> Vec<RecordStatus> {
+        self.tap.recordings()
+    }
+
+    /// Uplinks and bond.
+    pub fn venue(&self) -> venue::Status {
+        self.venue.status()
+    }
+
+    /// Tells the edge that the show is over.
+    pub async fn hang_up(self) {
+        self.venue.stop().await;
+    }
+}
+
+fn drain(mut tap: TapHandle, wake: Arc<Notify>, log: Arc<Mutex<VecDeque<Encoded>>>) -> venue::Frames {
+    let pop = move || {
+        let (frame, encoded) = tap.pop()?;
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.len() == LOG_FRAMES {
+            log.pop_front();
+        }
+        log.push_back(Encoded { id: frame.id, captured: frame.capture_time, encoded });
+        Some((frame, encoded))
+    };
+    venue::Frames { pop: Box::new(pop), wake }
+}
+
+/// 128 random bits in hex.
+fn session_id() -> anyhow::Result<String> {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).ok().context("the system gives no random numbers")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -12,6 +12,7 @@ use media::{Track, TrackConfig, VideoConfig, h264};
 use crate::clock::Epoch;
 use crate::elements::{caps_filter, chain, internal, make};
 use crate::output::Encoded;
+use crate::rate::vbv_millis;
 use crate::shared::Shared;
 use crate::{AUDIO_TRACK, AudioSettings, EncoderError, VIDEO_TRACK, VideoSettings};
 
@@ -71,14 +72,12 @@ pub(crate) fn video(pipeline: &gst::Pipeline, settings: &VideoSettings) -> Resul
             ("threads", "2"),
             ("sliced-threads", "true"),
             ("bframes", "0"),
-            // What keeps an IDR small enough for a thin uplink.
-            ("vbv-buf-capacity", "100"),
             ("aud", "false"),
             ("byte-stream", "true"),
             ("option-string", "scenecut=0"),
         ],
     )?;
-    encoder.set_property("bitrate", settings.bitrate / 1000);
+    set_bitrate(&encoder, settings, settings.bitrate);
     encoder.set_property("key-int-max", settings.frames_per_group());
     let profile = gst::Caps::builder("video/x-h264").field("profile", "constrained-baseline").build();
     let profile = caps_filter(&profile)?;
@@ -171,6 +170,13 @@ impl AudioChain {
             shared.frame(Encoded { track: AUDIO_TRACK, capture_time, encoded_at, keyframe: true, data });
         });
     }
+}
+
+/// Sets the bit rate of x264 (bits per second), and how large an IDR may be at it. Both take effect
+/// while it runs.
+pub(crate) fn set_bitrate(encoder: &gst::Element, settings: &VideoSettings, bitrate: u32) {
+    encoder.set_property("vbv-buf-capacity", vbv_millis(bitrate, settings.width, settings.height));
+    encoder.set_property("bitrate", bitrate / 1000);
 }
 
 /// Asks x264 for an IDR with its parameter sets.

@@ -18,7 +18,7 @@ use crate::numbering::Numbering;
 use crate::output::Output;
 use crate::settings::VIDEO_BITRATE;
 use crate::shared::Shared;
-use crate::{EncoderError, FrameSink, Now, Settings};
+use crate::{EncoderError, FrameSink, Now, Settings, VideoSettings};
 
 /// How long the first frames may take. Cameras need a second or two.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -52,6 +52,7 @@ pub enum EncoderEvent {
 pub struct Encoder {
     pipeline: gst::Pipeline,
     x264: gst::Element,
+    video: VideoSettings,
     shared: Arc<Shared>,
     worker: Option<Worker>,
 }
@@ -81,7 +82,13 @@ impl Encoder {
         listen(&pipeline, &capture, &shared.events);
 
         // From here on the encoder is whole: leaving early drops it, and dropping stops it.
-        let mut encoder = Encoder { pipeline, x264: video.encoder.clone(), shared, worker: None };
+        let mut encoder = Encoder {
+            pipeline,
+            x264: video.encoder.clone(),
+            video: settings.video.clone(),
+            shared,
+            worker: None,
+        };
         encoder.set_state(gst::State::Paused)?;
         let epoch = Epoch::begin(&encoder.pipeline, &encoder.shared.now);
         capture.number_frames(epoch, &encoder.shared)?;
@@ -109,7 +116,7 @@ impl Encoder {
     /// range are taken to its ends (50 kb/s, 100 Mb/s).
     pub fn set_bitrate(&self, bits_per_second: u32) {
         let bitrate = bits_per_second.clamp(*VIDEO_BITRATE.start(), *VIDEO_BITRATE.end());
-        self.x264.set_property("bitrate", bitrate / 1000);
+        encode::set_bitrate(&self.x264, &self.video, bitrate);
     }
 
     /// Asks for an IDR soon. Requests are coalesced: there is at most one IDR per 250 ms.

@@ -35,6 +35,7 @@ mod input;
 mod keyframes;
 mod numbering;
 mod output;
+mod rate;
 mod settings;
 mod shared;
 mod sink;

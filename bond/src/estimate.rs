@@ -49,6 +49,10 @@ const CUTS_UNTIL_REBASE: u32 = 40;
 const MIN_TRAIN: Duration = Duration::from_millis(8);
 const MIN_TRAIN_PACKETS: u64 = 3;
 
+/// And this long, with its end delayed by this many microseconds, to disprove one.
+const LONG_TRAIN: Duration = Duration::from_millis(15);
+const TRAIN_QUEUE: f64 = 8_000.0;
+
 /// The longest stretch of a train that is measured at once.
 const MAX_TRAIN: Duration = Duration::from_millis(60);
 
@@ -65,8 +69,8 @@ pub(crate) const PACKET_OVERHEAD: u64 = 66;
 /// The timeout before anything was heard.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The least allowance above the smoothed round trip, in microseconds: one feedback interval.
-const MIN_ALLOWANCE: f64 = 10_000.0;
+/// What news may take above the least round trip and the queue: a feedback interval and some jitter.
+const ALLOWANCE: Duration = Duration::from_millis(25);
 
 /// The weight of one datagram in the loss ratio.
 const LOSS_WEIGHT: f64 = 1.0 / 64.0;
@@ -75,12 +79,14 @@ const LOSS_WEIGHT: f64 = 1.0 / 64.0;
 #[derive(Debug)]
 pub(crate) struct Estimate {
     srtt: Option<f64>,
-    rttvar: f64,
+    least_rtt: f64,
+    least_rtt_before: f64,
     /// Receiver's clock minus sender's clock plus delay, smoothed.
     owd: Option<f64>,
     least_owd: f64,
     least_before: f64,
     least_began: Time,
+    latest_queueing: f64,
     rate: f64,
     first_phase: bool,
     rate_before_cuts: f64,
@@ -106,11 +112,13 @@ impl Estimate {
     pub fn new(now: Time) -> Self {
         Self {
             srtt: None,
-            rttvar: 0.0,
+            least_rtt: f64::INFINITY,
+            least_rtt_before: f64::INFINITY,
             owd: None,
             least_owd: f64::INFINITY,
             least_before: f64::INFINITY,
             least_began: now,
+            latest_queueing: 0.0,
             rate: FIRST_RATE,
             first_phase: true,
             rate_before_cuts: 0.0,
@@ -145,10 +153,16 @@ impl Estimate {
         self.loss
     }
 
-    /// News of a datagram is overdue after this.
-    pub fn timeout(&self) -> Duration {
-        let Some(srtt) = self.srtt else { return FIRST_TIMEOUT };
-        Duration::from_micros((srtt + (4.0 * self.rttvar).max(MIN_ALLOWANCE)) as u64)
+    /// News of a datagram is overdue after this. `patience` doubles the allowance so many times.
+    ///
+    /// Not by the variance of round trips, as TCP has it: after each keyframe that would be large for
+    /// many frames, and whoever asks also looks whether other news comes in order.
+    pub fn timeout(&self, patience: u32) -> Duration {
+        let least = self.least_rtt.min(self.least_rtt_before);
+        if !least.is_finite() {
+            return FIRST_TIMEOUT;
+        }
+        Duration::from_micros((least + self.latest_queueing) as u64) + ALLOWANCE * (1 << patience)
     }
 
     /// Notes what became of datagrams.
@@ -161,20 +175,17 @@ impl Estimate {
     /// `in_flight` bytes are still on their way.
     pub fn progress(&mut self, entry: &FeedbackEntry, sent: &Sent, in_flight: u64, now: Time) {
         let rtt = now.saturating_since(sent.at).as_micros() as f64;
-        match self.srtt {
-            None => (self.srtt, self.rttvar) = (Some(rtt), rtt / 4.0),
-            Some(srtt) => {
-                self.rttvar += ((rtt - srtt).abs() - self.rttvar) / 4.0;
-                self.srtt = Some(srtt + (rtt - srtt) / 8.0);
-            }
-        }
+        self.srtt = Some(self.srtt.map_or(rtt, |srtt| srtt + (rtt - srtt) / 8.0));
         let owd = entry.arrived.micros_since(sent.at) as f64;
         self.owd = Some(self.owd.map_or(owd, |smoothed| smoothed + (owd - smoothed) / 4.0));
         if now.saturating_since(self.least_began) >= LEAST_DELAY_WINDOW {
             self.least_before = std::mem::replace(&mut self.least_owd, owd);
+            self.least_rtt_before = std::mem::replace(&mut self.least_rtt, rtt);
             self.least_began = now;
         }
+        self.least_rtt = self.least_rtt.min(rtt);
         self.least_owd = self.least_owd.min(owd);
+        self.latest_queueing = owd - self.least_owd.min(self.least_before);
 
         let bytes = entry.bytes.saturating_add(entry.packets.saturating_mul(PACKET_OVERHEAD));
         self.measure_train(entry, sent, bytes);
@@ -214,6 +225,9 @@ impl Estimate {
         );
         let receiving = bits_per_second(here.bytes - anchor.bytes, span);
         self.grow(sending.min(receiving));
+        if span >= LONG_TRAIN {
+            self.shrink(sending, receiving);
+        }
         if span >= MAX_TRAIN {
             self.anchor = Some(here);
         }
@@ -228,6 +242,14 @@ impl Estimate {
         let far_below = self.rate < self.rate_before_cuts * 0.4;
         let gain = if self.first_phase || far_below { FIRST_GAIN } else { GAIN };
         self.rate = self.rate.max(proven * gain).min(MAX_RATE);
+    }
+
+    /// A train came in slower than it went out, and had to queue: that is what the path carries.
+    fn shrink(&mut self, sending: f64, receiving: f64) {
+        if self.latest_queueing >= TRAIN_QUEUE && receiving < sending * 0.85 {
+            self.first_phase = false;
+            self.rate = self.rate.min((receiving * 1.1).max(self.rate * 0.9)).max(MIN_RATE);
+        }
     }
 
     /// Where delay piles up, falls below the rate that is received, the deeper the longer the queue is.

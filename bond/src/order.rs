@@ -73,6 +73,17 @@ enum Body {
     Complete { data: Bytes, arrived: Time },
 }
 
+impl Partial {
+    /// What must be given up, up to but not including this, so that this frame holds up nothing: those
+    /// before it, and itself where it is not whole.
+    fn passable_from(&self, order: u64) -> u64 {
+        match self.body {
+            Body::Complete { .. } => order,
+            Body::Assembling(_) => order + 1,
+        }
+    }
+}
+
 impl TrackOrder {
     /// A track begins at the floor of the first shard that is seen of it.
     pub fn new(track: TrackId, floor: u64) -> Self {
@@ -175,7 +186,7 @@ impl TrackOrder {
     /// the receiver's clock on the fastest path; `None` where nothing blocks.
     pub fn gives_up_at(&self, min_delay: i64, deadline: std::time::Duration) -> Option<Time> {
         let (&order, partial) = self.frames.first_key_value()?;
-        if self.next < self.skip_to || (order == self.next && matches!(partial.body, Body::Complete { .. })) {
+        if partial.passable_from(order) <= self.next.max(self.skip_to) {
             return None;
         }
         // A frame that was never seen was taken before the next one that was. A frame came no sooner
@@ -187,8 +198,7 @@ impl TrackOrder {
     /// Stops waiting for what [`TrackOrder::gives_up_at`] spoke of.
     pub fn give_up(&mut self) {
         if let Some((&order, partial)) = self.frames.first_key_value() {
-            let complete = matches!(partial.body, Body::Complete { .. });
-            self.skip_to = self.skip_to.max(if complete { order } else { order + 1 });
+            self.skip_to = self.skip_to.max(partial.passable_from(order));
         }
     }
 
@@ -206,6 +216,14 @@ impl TrackOrder {
                 return None;
             }
             let head = head.map(|(&order, partial)| (order, partial.id));
+            if let Some((order, id)) = head {
+                let start = order.saturating_sub(u64::from(id.frame));
+                if self.next < start && self.skip_to < start {
+                    // Frames of several groups are missing before the head, and only some of them are
+                    // given up. Which is which shows when all are; until then nothing could follow.
+                    return None;
+                }
+            }
             if let Some(delivery) = self.skip(head) {
                 return Some(delivery);
             }
@@ -252,13 +270,13 @@ impl TrackOrder {
             return self.gap(id.group, frames);
         }
         // Of groups before the head's.
-        let end = self.skip_to.min(start);
+        let end = start;
         let count = end - self.next;
         let Some((group, frame)) = self.cursor else {
             self.pass(end);
             return None;
         };
-        if !self.among_unseen_groups && (id.group <= group.saturating_add(1) || end < start) {
+        if !self.among_unseen_groups && id.group <= group.saturating_add(1) {
             let last = u32::try_from(u64::from(frame).saturating_add(count)).unwrap_or(u32::MAX);
             self.pass(end);
             self.cursor = Some((group, last));
@@ -381,6 +399,19 @@ mod tests {
         assert_eq!(reports.len() as u64, MAX_UNSEEN_GROUPS + 2);
         assert_eq!(reports.last().unwrap(), "1010.0");
         assert_eq!(order.lost, 5 + 10 + 4000 - 18);
+    }
+
+    /// Floors that stop inside a group of which nothing was seen once gave its frames wrong names.
+    #[test]
+    fn gaps_over_groups_are_named_when_they_are_whole() {
+        let mut order = TrackOrder::new(TrackId(1), 0);
+        order.insert(&shard(0, 0), ROOM, NOW);
+        assert_eq!(poll(&mut order), ["10.0"]);
+        order.insert(&shard(9, 6), ROOM, NOW);
+        assert!(poll(&mut order).is_empty());
+        assert!(order.gives_up_at(0, Duration::ZERO).is_some());
+        order.give_up();
+        assert_eq!(poll(&mut order), ["lost 10.1..", "lost 11.0..", "lost 12.0..1", "12.1"]);
     }
 
     #[test]

@@ -162,10 +162,14 @@ impl Path {
         Some(Lane { path: self.id, delay: owd + repair + overdue, wait, per_byte, free })
     }
 
+    /// News of a datagram is overdue after this.
+    fn timeout(&self) -> Duration {
+        self.estimate.timeout(self.flight.patience())
+    }
+
     /// By how much news of this path is overdue.
     fn overdue(&self, now: Time) -> Option<Duration> {
-        let (oldest, _) = self.flight.unheard()?;
-        let expected = oldest + self.estimate.timeout();
+        let expected = self.flight.next_overdue(self.timeout())?;
         (now > expected && now > self.grace_until).then(|| now.saturating_since(expected))
     }
 
@@ -250,7 +254,7 @@ impl Path {
         if now < self.grace_until {
             return Vec::new();
         }
-        let lost = self.flight.find_lost(self.estimate.timeout(), now);
+        let lost = self.flight.find_lost(self.timeout(), now);
         // Silence is not loss: it has its own state.
         if self.active() && self.overdue(now).is_none() {
             self.estimate.count(0, lost.len() as u32);
@@ -266,11 +270,10 @@ impl Path {
             PathState::Suspect => None,
             PathState::Probing => (self.suspected > 0).then(|| self.state_since + PROBING_SILENCE),
             PathState::Active => {
-                let (oldest, count) = self.flight.unheard()?;
-                let since_sent = oldest + SILENCE.max(self.estimate.timeout());
+                let (oldest, third) = self.flight.unheard(SILENT_DATAGRAMS)?;
+                let since_sent = (oldest + SILENCE).max(third? + self.timeout());
                 let since_heard = self.heard? + SILENCE;
-                let at = since_sent.max(since_heard).max(self.grace_until) + more;
-                (count >= SILENT_DATAGRAMS).then_some(at)
+                Some(since_sent.max(since_heard).max(self.grace_until) + more)
             }
         }
     }
@@ -301,7 +304,7 @@ impl Path {
     pub fn poll_timeout(&self, now: Time) -> Time {
         // Silence is checked as if others were alive: once too often does no harm.
         let silent = self.silent_at(true).map(|at| if at <= now { now + OVERDUE_PROBE } else { at });
-        let lost = self.flight.next_loss(self.estimate.timeout()).map(|at| at.max(self.grace_until));
+        let lost = self.flight.next_loss(self.timeout()).map(|at| at.max(self.grace_until));
         [silent, lost].into_iter().flatten().fold(self.probe_at(now), Time::min)
     }
 

@@ -14,6 +14,9 @@ const REORDER_PACKETS: u64 = 3;
 /// or one that was sent this much later (section 6.1.2, fixed for want of a path that reorders more).
 const REORDER_TIME: Duration = Duration::from_millis(10);
 
+/// News is in order while some comes at least this often: two feedback intervals and some jitter.
+const QUIET: Duration = Duration::from_millis(25);
+
 /// Both thresholds double when a datagram that was called lost arrives after all, up to eight times,
 /// and come back by one step in so much time without such a mistake.
 const MAX_PATIENCE: u32 = 3;
@@ -59,6 +62,8 @@ pub(crate) struct Flight {
     records: BTreeMap<u64, Sent>,
     highest: Option<u64>,
     highest_sent_at: Time,
+    /// From when on nothing was heard for [`QUIET`].
+    quiet_from: Option<Time>,
     in_flight: u64,
     sent_bytes: u64,
     patience: u32,
@@ -72,6 +77,7 @@ impl Flight {
             records: BTreeMap::new(),
             highest: None,
             highest_sent_at: Time::ZERO,
+            quiet_from: None,
             in_flight: 0,
             sent_bytes: 0,
             patience: 0,
@@ -83,6 +89,11 @@ impl Flight {
     /// old feedback cannot be mistaken.
     pub fn next_seq(&self) -> u64 {
         self.next_seq
+    }
+
+    /// How many steps of patience mistakes have taught.
+    pub fn patience(&self) -> u32 {
+        self.patience
     }
 
     /// Bytes not accounted for.
@@ -119,6 +130,7 @@ impl Flight {
             self.highest = Some(entry.highest);
             if let Some(sent) = self.records.get(&entry.highest) {
                 self.highest_sent_at = sent.at;
+                self.quiet_from = Some(now + QUIET);
                 told.progress = Some(*sent);
             }
         }
@@ -143,7 +155,8 @@ impl Flight {
     }
 
     /// Calls datagrams lost: those that later ones overtook, and those that were not heard of within
-    /// `timeout`. Gives back what they carried.
+    /// `timeout` while nothing else was heard either; while news comes in order, the others may only be
+    /// queued. Gives back what they carried.
     pub fn find_lost(&mut self, timeout: Duration, now: Time) -> Vec<Option<ShardId>> {
         if self.patience > 0 && now.saturating_since(self.patience_since) >= PATIENCE_DECAY {
             self.patience -= 1;
@@ -151,6 +164,7 @@ impl Flight {
         }
         let packets = REORDER_PACKETS << self.patience;
         let time = REORDER_TIME * (1 << self.patience);
+        let quiet = self.quiet_from.is_none_or(|from| now >= from);
         let mut lost = Vec::new();
         for (&seq, sent) in &mut self.records {
             if sent.lost {
@@ -160,7 +174,7 @@ impl Flight {
                 seq < highest
                     && (highest - seq >= packets || self.highest_sent_at.saturating_since(sent.at) >= time)
             });
-            if overtaken || now >= sent.at + timeout {
+            if overtaken || (quiet && now >= sent.at + timeout) {
                 sent.lost = true;
                 self.in_flight -= sent.bytes;
                 lost.push(sent.shard);
@@ -182,19 +196,25 @@ impl Flight {
             .collect()
     }
 
-    /// When the oldest datagram after the highest known one was sent, and how many there are after it:
-    /// what silence is measured by. Counts those that were called lost by the timeout too.
-    pub fn unheard(&self) -> Option<(Time, usize)> {
+    /// When the first and the `count`th datagram after the highest known one were sent: what silence is
+    /// measured by. Counts those that were called lost by the timeout too.
+    pub fn unheard(&self, count: usize) -> Option<(Time, Option<Time>)> {
         let from = self.highest.map_or(0, |highest| highest + 1);
-        let mut unheard = self.records.range(from..);
-        let (_, first) = unheard.next()?;
-        Some((first.at, 1 + unheard.count()))
+        let mut unheard = self.records.range(from..).map(|(_, sent)| sent.at);
+        let first = unheard.next()?;
+        Some((first, if count < 2 { Some(first) } else { unheard.nth(count - 2) }))
+    }
+
+    /// When news is overdue, if none comes until then.
+    pub fn next_overdue(&self, timeout: Duration) -> Option<Time> {
+        let (first, _) = self.unheard(1)?;
+        Some((first + timeout).max(self.quiet_from.unwrap_or_default()))
     }
 
     /// When [`Flight::find_lost`] will call the next one lost for want of news.
     pub fn next_loss(&self, timeout: Duration) -> Option<Time> {
         let oldest = self.records.values().find(|sent| !sent.lost)?;
-        Some(oldest.at + timeout)
+        Some((oldest.at + timeout).max(self.quiet_from.unwrap_or_default()))
     }
 }
 
@@ -252,7 +272,8 @@ mod tests {
         assert_eq!(lost(&mut flight, at(22)), [1]);
         assert!(lost(&mut flight, at(22)).is_empty(), "once");
         assert_eq!(flight.in_flight(), 3000);
-        assert_eq!(flight.unheard(), Some((at(10), 3)));
+        assert_eq!(flight.unheard(3), Some((at(10), Some(at(14)))));
+        assert_eq!(flight.unheard(4), Some((at(10), None)));
         // Told again, it says nothing new.
         let told = flight.told(&entry(104, 0b1011), at(30));
         assert!(told.arrived.is_empty() && told.progress.is_none());
@@ -264,10 +285,14 @@ mod tests {
         flight.told(&entry(105, 0b11111), at(40));
         assert_eq!(flight.next_loss(TIMEOUT), Some(at(12 + 80)));
         assert!(lost(&mut flight, at(91)).is_empty());
+        let mut busy = self::flight();
+        busy.told(&entry(105, 0b11111), at(80));
+        assert_eq!(busy.next_loss(TIMEOUT), Some(at(80) + QUIET), "while others come it may be queued");
+        assert!(lost(&mut busy, at(100)).is_empty());
         assert_eq!(lost(&mut flight, at(92)), [6]);
         assert_eq!(lost(&mut flight, at(94)), [7]);
         assert_eq!(flight.in_flight(), 0);
-        assert_eq!(flight.unheard().unwrap().1, 2, "silence goes on");
+        assert_eq!(flight.unheard(1), Some((at(12), Some(at(12)))), "silence goes on");
     }
 
     #[test]

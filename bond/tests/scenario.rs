@@ -6,7 +6,9 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Media, Outcome, Plan, Uplink, both_ways, ms, percentile, run, seeds};
+use harness::{
+    AUDIO, Action, Media, Outcome, Plan, Uplink, VIDEO, at, both_ways, dark, ms, percentile, run, seeds,
+};
 use sim::{Conditions, Loss, Rate};
 
 /// An uplink of so many bits per second and one-way delay in milliseconds, with a little of everything.
@@ -71,7 +73,9 @@ fn each_seed(name: &str, plan: impl Fn(u64) -> Plan, check: impl Fn(&Outcome)) {
             let lost: Vec<_> = outcome.fates.iter().filter(|f| f.latency.is_none()).collect();
             println!("{:#?}\n{:#?}\n{lost:#?}", outcome.sender, outcome.receiver);
         }
-        check(&outcome);
+        if std::env::var("TUNE").is_err() {
+            check(&outcome);
+        }
     });
     figures.borrow_mut().print(name);
 }
@@ -93,4 +97,140 @@ fn steady() {
             assert!(error.unsigned_abs() <= outcome.clock_bound, "{error} us off");
         },
     );
+}
+
+/// Everything goes dark on one uplink, and nobody is told.
+fn blackout(name: &str, media: Media, most: Duration) {
+    for victim in 0..3 {
+        let plan = |seed: u64| {
+            let mut uplinks = three(0.0);
+            let from = 3_000 + 37 * seed;
+            uplinks[victim].up.outages = dark(from, from + 3_000 + 50 * seed);
+            uplinks[victim].down.outages = uplinks[victim].up.outages.clone();
+            Plan::new(uplinks, Media { seconds: 9, ..media })
+        };
+        each_seed(&format!("{name}, uplink {victim} dark 3 to 4 s"), plan, |outcome| {
+            nothing_lost(outcome);
+            let worst = outcome.latencies().last().copied().unwrap_or_default();
+            assert!(worst < most, "worst {worst:?}");
+            assert!(outcome.sender.paths[victim].suspected > 0, "nobody noticed");
+            assert!(outcome.sender.paths[victim].share > 0.01, "it did not come back");
+        });
+    }
+}
+
+#[test]
+fn blackout_light() {
+    blackout("2.6 Mb/s", LIGHT, ms(300));
+}
+
+#[test]
+fn blackout_heavy() {
+    blackout("6 Mb/s", Media { video: 5_900_000, ..LIGHT }, ms(400));
+}
+
+#[test]
+fn one_way_blackouts() {
+    for (name, data) in [("data dark one way", true), ("feedback dark one way", false)] {
+        let plan = |_| {
+            let mut uplinks = three(0.0);
+            let way = if data { &mut uplinks[2].up } else { &mut uplinks[2].down };
+            way.outages = dark(3_000, 6_500);
+            Plan::new(uplinks, Media { seconds: 9, ..LIGHT })
+        };
+        each_seed(name, plan, |outcome| {
+            nothing_lost(outcome);
+            // Feedback about a path comes on all paths.
+            assert_eq!(outcome.sender.paths[2].suspected > 0, data);
+        });
+    }
+}
+
+#[test]
+fn all_dark_and_back() {
+    const BACK: u64 = 6_000;
+    let plan = |_| {
+        let mut uplinks = three(0.0);
+        for uplink in &mut uplinks {
+            uplink.up.outages = dark(4_000, BACK);
+            uplink.down.outages = dark(4_000, BACK);
+        }
+        Plan::new(uplinks, Media { seconds: 9, ..LIGHT })
+    };
+    each_seed("all dark 2 s", plan, |outcome| {
+        for track in [VIDEO, AUDIO] {
+            let delivered = |fate: &&harness::Fate| {
+                let there = fate.latency.map(|latency| fate.captured + latency);
+                fate.frame.track == track && there.is_some_and(|there| there >= at(BACK))
+            };
+            let first = outcome.fates.iter().filter(delivered).map(|f| f.captured + f.latency.unwrap()).min();
+            assert!(first.is_some_and(|first| first < at(BACK + 500)), "{track:?} came back at {first:?}");
+        }
+        // What was captured after the light came back is all there.
+        assert!(outcome.fates.iter().all(|fate| fate.captured < at(BACK) || fate.latency.is_some()));
+        // Of the dark two seconds, those are lost whose deadline fell into the dark, and few others.
+        let due_later = outcome.fates.iter().filter(|f| f.captured > at(BACK - 200) && f.captured < at(BACK));
+        let lost = due_later.filter(|fate| fate.latency.is_none()).count();
+        assert!(lost == 0, "{lost} frames lost that could have been saved");
+        // (Of some the sender never heard that they had arrived.)
+        assert!(outcome.lost() as u64 <= outcome.events);
+    });
+}
+
+#[test]
+fn random_loss() {
+    each_seed("2 % random loss", |_| Plan::new(three(0.02), LIGHT), nothing_lost);
+}
+
+#[test]
+fn a_hopeless_uplink_drags_nobody_down() {
+    let good = || three(0.005)[..2].to_vec();
+    let mut with = good();
+    with.push(both_ways(uplink(50_000, 60, 0.3)));
+    each_seed("two good ones alone", |_| Plan::new(good(), LIGHT), nothing_lost);
+    each_seed("and a hopeless one (50 kb/s, 30 % loss)", |_| Plan::new(with.clone(), LIGHT), nothing_lost);
+}
+
+#[test]
+fn paths_come_and_go() {
+    let plan = |seed: u64| Plan {
+        first: Some(vec![0]),
+        actions: vec![
+            (at(1_500 + seed), Action::Add(1)),
+            (at(3_000 + seed), Action::Add(2)),
+            (at(4_500 + seed), Action::Remove(0)),
+            (at(6_000 + seed), Action::Add(0)),
+            (at(7_000 + seed), Action::Add(1)),
+            (at(8_000 + seed), Action::Remove(2)),
+            (at(8_000 + seed), Action::Cable(2, false)),
+        ],
+        ..Plan::new(three(0.0), LIGHT)
+    };
+    each_seed("paths come and go", plan, nothing_lost);
+}
+
+#[test]
+fn duplicates_and_reordering() {
+    let plan = |_| {
+        let mut uplinks = three(0.005);
+        for uplink in &mut uplinks {
+            (uplink.up.jitter, uplink.up.reorder) = (ms(12), true);
+            (uplink.down.jitter, uplink.down.reorder) = (ms(12), true);
+        }
+        Plan { duplicates: 0.05, ..Plan::new(uplinks, LIGHT) }
+    };
+    each_seed("5 % twice, 12 ms of reordering", plan, |outcome| {
+        nothing_lost(outcome);
+        assert!(outcome.receiver.duplicates > 100);
+    });
+}
+
+#[test]
+fn a_stalled_sender_suspects_nobody() {
+    let actions = vec![(at(4_000), Action::Stall(at(4_250))), (at(6_000), Action::Stall(at(6_100)))];
+    let plan = |_| Plan { actions: actions.clone(), ..Plan::new(three(0.0), LIGHT) };
+    each_seed("sender stalls 250 and 100 ms", plan, |outcome| {
+        nothing_lost(outcome);
+        assert!(outcome.sender.paths.iter().all(|path| path.suspected == 0));
+    });
 }

@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn the_ceiling_holds_through_an_outage() {
         let mut playout = Playout::default();
-        let delays = run(&mut playout, START, 200, |n| if n < 100 { 3_000_000 - n as i64 * 30_000 } else { 0 });
+        let delays =
+            run(&mut playout, START, 200, |n| if n < 100 { 3_000_000 - n as i64 * 30_000 } else { 0 });
         assert_eq!(delays.iter().max(), Some(&600_000));
     }
 

@@ -94,6 +94,7 @@ function showReadout(data) {
     $("latency").textContent = `Live · ${Math.round(data.latency_ms)} ms behind`;
   }
   const parts = [];
+  if (data.painted === 0) return;
   if (data.height) parts.push(`${data.height}p`);
   parts.push(`buffer ${Math.round(data.delay_ms)} ms`, `${data.painted} pictures`);
   if (data.missing) parts.push(`${data.missing} missing`);

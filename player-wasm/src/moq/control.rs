@@ -166,13 +166,13 @@ impl ControlReader {
         Self { version, buffer: BytesMut::new() }
     }
 
-    /// Bytes as they come. What lies here is bounded: [`Self::next`] refuses long messages.
+    /// Bytes as they come. What lies here is bounded: [`Self::next_message`] refuses long messages.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole message.
-    pub fn next<M: Control>(&mut self) -> Result<Option<M>, WireError> {
+    pub fn next_message<M: Control>(&mut self) -> Result<Option<M>, WireError> {
         M::take(&mut self.buffer, self.version)
     }
 }
@@ -250,13 +250,13 @@ mod tests {
         let mut seen = Vec::new();
         for byte in bytes {
             reader.push(&[byte]);
-            while let Some(reply) = reader.next::<Reply>().unwrap() {
+            while let Some(reply) = reader.next_message::<Reply>().unwrap() {
                 seen.push(reply);
             }
         }
         assert_eq!(seen, [Reply::Ok, Reply::Drop { start: 7, end: 9 }]);
         reader.push(&[9, 0]);
-        assert_eq!(reader.next::<Reply>(), Err(WireError::UnknownType(9)));
+        assert_eq!(reader.next_message::<Reply>(), Err(WireError::UnknownType(9)));
     }
 
     #[test]
@@ -267,9 +267,9 @@ mod tests {
             reader.push(&announce(0, "/b", &[], version));
             let on = Announce { suffix: String::new(), active: true };
             let off = Announce { suffix: "/b".into(), active: false };
-            assert_eq!(reader.next::<Announce>(), Ok(Some(on)));
-            assert_eq!(reader.next::<Announce>(), Ok(Some(off)));
-            assert_eq!(reader.next::<Announce>(), Ok(None));
+            assert_eq!(reader.next_message::<Announce>(), Ok(Some(on)));
+            assert_eq!(reader.next_message::<Announce>(), Ok(Some(off)));
+            assert_eq!(reader.next_message::<Announce>(), Ok(None));
         }
     }
 
@@ -282,11 +282,11 @@ mod tests {
                 bytes[at] = value;
                 let mut reader = ControlReader::new(Version::Lite04);
                 reader.push(&bytes);
-                while let Ok(Some(_)) = reader.next::<Announce>() {}
+                while let Ok(Some(_)) = reader.next_message::<Announce>() {}
             }
         }
         let mut reader = ControlReader::new(Version::Lite04);
         reader.push(&[0x80, 0xff, 0xff, 0xff]);
-        assert!(matches!(reader.next::<Announce>(), Err(WireError::TooLarge(_))));
+        assert!(matches!(reader.next_message::<Announce>(), Err(WireError::TooLarge(_))));
     }
 }

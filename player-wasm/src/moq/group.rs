@@ -41,7 +41,7 @@ enum Expect {
 
 /// Parses a group stream as its bytes come, in pieces of any size.
 ///
-/// Call [`push`](Self::push) with bytes, then [`next`](Self::next) until it gives `None`.
+/// Call [`push`](Self::push) with bytes, then [`next_event`](Self::next_event) until it gives `None`.
 #[derive(Debug)]
 pub struct GroupParser {
     buffer: BytesMut,
@@ -61,7 +61,7 @@ impl GroupParser {
     }
 
     /// The next event, or `None` until more bytes come.
-    pub fn next(&mut self) -> Result<Option<GroupEvent>, WireError> {
+    pub fn next_event(&mut self) -> Result<Option<GroupEvent>, WireError> {
         loop {
             match self.expect {
                 Expect::Type => match varint::get(&mut self.buffer) {
@@ -133,7 +133,7 @@ mod tests {
         let mut events = Vec::new();
         for piece in bytes.chunks(piece) {
             parser.push(piece);
-            while let Some(event) = parser.next().unwrap() {
+            while let Some(event) = parser.next_event().unwrap() {
                 events.push(event);
             }
         }
@@ -164,19 +164,19 @@ mod tests {
     fn bounds() {
         let mut parser = GroupParser::default();
         parser.push(&[5]);
-        assert_eq!(parser.next(), Err(WireError::UnknownType(5)));
+        assert_eq!(parser.next_event(), Err(WireError::UnknownType(5)));
 
         let mut bytes = stream(&[]);
         varint::put(MAX_FRAME_BYTES + 1, &mut bytes);
         let mut parser = GroupParser::default();
         parser.push(&bytes);
-        assert!(matches!(parser.next(), Ok(Some(GroupEvent::Header(_)))));
-        assert_eq!(parser.next(), Err(WireError::TooLarge(MAX_FRAME_BYTES + 1)));
+        assert!(matches!(parser.next_event(), Ok(Some(GroupEvent::Header(_)))));
+        assert_eq!(parser.next_event(), Err(WireError::TooLarge(MAX_FRAME_BYTES + 1)));
 
         for header in [&[0, 1, 1][..], &[0, 3, 1, 1, 1], &[0, 40]] {
             let mut parser = GroupParser::default();
             parser.push(header);
-            assert!(parser.next().is_err());
+            assert!(parser.next_event().is_err());
         }
     }
 }

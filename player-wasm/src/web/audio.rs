@@ -321,7 +321,8 @@ fn decoded(shared: &Shared, data: &AudioData) -> Result<(), JsValue> {
     let mut audio = shared.audio.borrow_mut();
     let at = audio.epoch.offset_by(data.timestamp() as i64);
     let half = (data.duration() / 2.0) as i64;
-    while audio.decoding.len() > 1 && audio.decoding.front().is_some_and(|&front| at.micros_since(front) > half)
+    while audio.decoding.len() > 1
+        && audio.decoding.front().is_some_and(|&front| at.micros_since(front) > half)
     {
         audio.decoding.pop_front();
     }

@@ -10,8 +10,8 @@ use media::container;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{
-    ReadableStreamDefaultReader, WebTransport, WebTransportBidirectionalStream, WebTransportCongestionControl,
-    WebTransportHash, WebTransportOptions, WritableStreamDefaultWriter,
+    ReadableStreamDefaultReader, WebTransport, WebTransportBidirectionalStream,
+    WebTransportCongestionControl, WebTransportHash, WebTransportOptions, WritableStreamDefaultWriter,
 };
 
 use super::js::{self, fetch_json, from_hex, get, race, sleep, within};
@@ -192,13 +192,8 @@ impl Session {
         priority: u8,
     ) -> Result<(), JsValue> {
         let id = self.next_id.replace(self.next_id.get() + 1);
-        let message = Subscribe {
-            id,
-            broadcast: &shared.name,
-            track: name,
-            priority,
-            max_age_millis: MAX_AGE_MILLIS,
-        };
+        let message =
+            Subscribe { id, broadcast: &shared.name, track: name, priority, max_age_millis: MAX_AGE_MILLIS };
         let (writer, reader) = self.open().await?;
         let written = writer.write_with_chunk(&js::bytes(&message.encode()));
         // Known before the first group can come.
@@ -242,7 +237,7 @@ impl Session {
         while let Some(chunk) = read(&reader).await? {
             control.push(&chunk);
             loop {
-                match control.next::<M>() {
+                match control.next_message::<M>() {
                     Ok(Some(message)) => each(message),
                     Ok(None) => break,
                     Err(error) => {
@@ -352,7 +347,7 @@ async fn read_group(shared: &Rc<Shared>, session: &Rc<Session>, reader: &Readabl
         let Ok(Some(chunk)) = read(reader).await else { break true };
         parser.push(&chunk);
         let keep = loop {
-            match parser.next() {
+            match parser.next_event() {
                 Ok(None) => break true,
                 Ok(Some(GroupEvent::Header(header))) => {
                     let Some(track) = session.track_of(header.subscribe) else { break false };

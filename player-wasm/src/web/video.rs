@@ -315,7 +315,7 @@ fn decode(shared: &Rc<Shared>, frame: Received, now: Time) {
         video.end(record, DropCause::Decoder);
         return;
     }
-    let limit = if video.is_live(frame.capture) { MAX_DECODING_LIVE } else { MAX_DECODING };
+    let limit = if video.settled { MAX_DECODING_LIVE } else { MAX_DECODING };
     if video.decoding.len() as u32 >= limit && !video.need_keyframe {
         video.end(record, DropCause::Overload);
         let before = video.reorder.skipped();
@@ -442,7 +442,8 @@ fn paint(shared: &Rc<Shared>) -> Option<Time> {
     for _ in 0..choice.superseded {
         if let Some((frame, record)) = video.decoded.pop_front() {
             frame.close();
-            let cause = if video.is_live(record.capture) { DropCause::Superseded } else { DropCause::CatchUp };
+            let cause =
+                if video.is_live(record.capture) { DropCause::Superseded } else { DropCause::CatchUp };
             video.end(record, cause);
         }
     }
@@ -510,11 +511,7 @@ fn fit(shared: &Shared, canvas: &OffscreenCanvas, frame: &VideoFrame) {
     if (canvas.width(), canvas.height()) != (width, height) {
         canvas.set_width(width);
         canvas.set_height(height);
-        shared.tell(&object([
-            ("type", "size".into()),
-            ("width", width.into()),
-            ("height", height.into()),
-        ]));
+        shared.tell(&object([("type", "size".into()), ("width", width.into()), ("height", height.into())]));
     }
 }
 

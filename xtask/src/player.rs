@@ -107,6 +107,10 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(&at).map_err(Failure::doing(format!("cannot read {}", at.display())))? {
             let entry = entry.map_err(Failure::doing(format!("cannot read {}", at.display())))?;
             let name = inner.join(entry.file_name());
+            // What is written for developers is not served.
+            if name.extension().is_some_and(|extension| extension == "md") {
+                continue;
+            }
             if entry.path().is_dir() { open.push(name) } else { found.push(name) }
         }
     }
@@ -161,6 +165,7 @@ mod tests {
             fs::write(path.join("www/index.html"), "<p>").unwrap();
             fs::write(path.join("www/main.js"), "1").unwrap();
             fs::write(path.join("www/icons/play.svg"), "<svg/>").unwrap();
+            fs::write(path.join("www/README.md"), "for developers").unwrap();
             fs::write(path.join("a.wasm"), "wasm").unwrap();
             Self(path)
         }

@@ -248,6 +248,14 @@ fn the_relay_links_no_gstreamer_and_the_encoder_no_network() {
     none(found);
 }
 
+#[test]
+fn xtask_itself_has_no_dependencies() {
+    let tree = tree("xtask", None);
+    let message =
+        "xtask/Cargo.toml: xtask has no dependencies, so that it builds in seconds on a bare machine";
+    assert_eq!(tree, ["xtask"], "{message}");
+}
+
 mod can_fail {
     use super::*;
 

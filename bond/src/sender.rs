@@ -221,7 +221,8 @@ impl Sender {
 
     /// Time goes on. A driver that comes much later than it was asked to was stalled itself.
     fn advance(&mut self, now: Time) {
-        if self.poll_timeout().is_some_and(|due| now.saturating_since(due) > STALL) {
+        let away = now.saturating_since(self.now) > STALL;
+        if away && self.poll_timeout().is_some_and(|due| now.saturating_since(due) > STALL) {
             self.paths.values_mut().for_each(|path| path.forgive(now));
         }
         self.now = self.now.max(now);

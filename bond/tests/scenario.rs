@@ -29,7 +29,7 @@ fn three(loss: f64) -> Vec<Uplink> {
         .to_vec()
 }
 
-const LIGHT: Media = Media { video: 2_500_000, audio: 100_000, seconds: 12 };
+const LIGHT: Media = Media { video: 2_500_000, audio: 100_000, seconds: 8 };
 
 /// Collects the figures of all seeds and prints them.
 #[derive(Default)]
@@ -48,6 +48,11 @@ impl Figures {
         self.runs += 1;
     }
 
+    fn part(&mut self, part: f64) -> Duration {
+        self.latencies.sort_unstable();
+        percentile(&self.latencies, part)
+    }
+
     fn print(&mut self, name: &str) {
         self.latencies.sort_unstable();
         let millis = |part| percentile(&self.latencies, part).as_micros() as f64 / 1000.0;
@@ -64,7 +69,7 @@ impl Figures {
 }
 
 /// Runs a plan per seed, checks each outcome, prints the figures.
-fn each_seed(name: &str, plan: impl Fn(u64) -> Plan, check: impl Fn(&Outcome)) {
+fn each_seed(name: &str, plan: impl Fn(u64) -> Plan, check: impl Fn(&Outcome)) -> Figures {
     let figures = std::cell::RefCell::new(Figures::default());
     seeds(|seed| {
         let outcome = run(&plan(seed), seed);
@@ -77,7 +82,9 @@ fn each_seed(name: &str, plan: impl Fn(u64) -> Plan, check: impl Fn(&Outcome)) {
             check(&outcome);
         }
     });
-    figures.borrow_mut().print(name);
+    let mut figures = figures.into_inner();
+    figures.print(name);
+    figures
 }
 
 fn nothing_lost(outcome: &Outcome) {
@@ -86,17 +93,19 @@ fn nothing_lost(outcome: &Outcome) {
 
 #[test]
 fn steady() {
-    each_seed(
+    let mut figures = each_seed(
         "steady 5/4/3",
         |_| Plan::new(three(0.005), LIGHT),
         |outcome| {
             nothing_lost(outcome);
-            let latencies = outcome.latencies();
-            assert!(percentile(&latencies, 0.99) < ms(150), "P99 {:?}", percentile(&latencies, 0.99));
             let error = outcome.clock_error.expect("the clocks were compared");
             assert!(error.unsigned_abs() <= outcome.clock_bound, "{error} us off");
+            assert!(outcome.redundancy() < 0.06, "{}", outcome.redundancy());
         },
     );
+    // One loss costs a round trip and a way: 8 ms encoding, 25 + 50 + 25 ms. FEC will better that.
+    let (half, most) = (figures.part(0.5), figures.part(0.99));
+    assert!(half < ms(50) && most < ms(140), "P50 {half:?}, P99 {most:?}");
 }
 
 /// Everything goes dark on one uplink, and nobody is told.
@@ -114,7 +123,7 @@ fn blackout(name: &str, media: Media, most: Duration) {
             let worst = outcome.latencies().last().copied().unwrap_or_default();
             assert!(worst < most, "worst {worst:?}");
             assert!(outcome.sender.paths[victim].suspected > 0, "nobody noticed");
-            assert!(outcome.sender.paths[victim].share > 0.01, "it did not come back");
+            assert_eq!(outcome.sender.paths[victim].state, bond::PathState::Active, "it did not come back");
         });
     }
 }
@@ -200,9 +209,9 @@ fn paths_come_and_go() {
             (at(3_000 + seed), Action::Add(2)),
             (at(4_500 + seed), Action::Remove(0)),
             (at(6_000 + seed), Action::Add(0)),
-            (at(7_000 + seed), Action::Add(1)),
-            (at(8_000 + seed), Action::Remove(2)),
-            (at(8_000 + seed), Action::Cable(2, false)),
+            (at(6_500 + seed), Action::Add(1)),
+            (at(7_000 + seed), Action::Remove(2)),
+            (at(7_000 + seed), Action::Cable(2, false)),
         ],
         ..Plan::new(three(0.0), LIGHT)
     };

@@ -199,7 +199,9 @@ impl Source {
         let bytes = bytes * (70 + self.rng.below(61)) / 100;
         let keyframe = class == Class::Keyframe || class == Class::Audio;
         let mut content = Rng::new(id.group << 32 | u64::from(id.frame) << 8 | u64::from(id.track.0));
-        let data: Vec<u8> = (0..bytes).map(|_| content.next_u64() as u8).collect();
+        let mut data: Vec<u8> =
+            (0..bytes.div_ceil(8)).flat_map(|_| content.next_u64().to_le_bytes()).collect();
+        data.truncate(bytes as usize);
         (Frame { id, capture_time: captured, keyframe, data: data.into() }, class)
     }
 }

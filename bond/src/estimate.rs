@@ -26,6 +26,11 @@ const MAX_RATE: f64 = 200_000_000.0;
 const FIRST_GAIN: f64 = 2.0;
 const GAIN: f64 = 1.25;
 
+/// When a train comes in slower than this part of how it went out, its rate is the path's own, and only
+/// so much is hoped for beyond it.
+const SLOWER: f64 = 0.85;
+const SEEN_GAIN: f64 = 1.1;
+
 /// Below this queueing delay the rate may grow,
 const LOW_QUEUE: f64 = 20_000.0;
 
@@ -90,6 +95,7 @@ pub(crate) struct Estimate {
     rate: f64,
     first_phase: bool,
     rate_before_cuts: f64,
+    best_proven: f64,
     anchor: Option<Anchor>,
     received: VecDeque<(Time, u64)>,
     last_cut: Time,
@@ -122,6 +128,7 @@ impl Estimate {
             rate: FIRST_RATE,
             first_phase: true,
             rate_before_cuts: 0.0,
+            best_proven: 0.0,
             anchor: None,
             received: VecDeque::new(),
             last_cut: Time::ZERO,
@@ -224,7 +231,7 @@ impl Estimate {
             here.sent_at.saturating_since(anchor.sent_at),
         );
         let receiving = bits_per_second(here.bytes - anchor.bytes, span);
-        self.grow(sending.min(receiving));
+        self.grow(sending, receiving);
         if span >= LONG_TRAIN {
             self.shrink(sending, receiving);
         }
@@ -233,20 +240,44 @@ impl Estimate {
         }
     }
 
-    /// A train went through at this rate.
-    fn grow(&mut self, proven: f64) {
+    /// A train went out and came in at these rates.
+    fn grow(&mut self, sending: f64, receiving: f64) {
+        let proven = sending.min(receiving);
+        self.best_proven = self.best_proven.max(proven);
         if self.queueing() >= LOW_QUEUE {
             self.first_phase = false;
             return;
         }
         let far_below = self.rate < self.rate_before_cuts * 0.4;
-        let gain = if self.first_phase || far_below { FIRST_GAIN } else { GAIN };
+        let gain = if receiving < sending * SLOWER {
+            SEEN_GAIN
+        } else if self.first_phase || far_below {
+            FIRST_GAIN
+        } else {
+            GAIN
+        };
         self.rate = self.rate.max(proven * gain).min(MAX_RATE);
+    }
+
+    /// Whether any train has told something.
+    pub fn proven(&self) -> bool {
+        self.best_proven > 0.0
+    }
+
+    /// Whether the path is thought much worse than it was, though nothing speaks against it now: then a
+    /// train of probes may find out. Each time that it is asked for, less is hoped for.
+    pub fn wants_train(&self) -> bool {
+        self.rate < self.best_proven * 0.5 && self.queueing() < LOW_QUEUE && self.loss < 0.15
+    }
+
+    /// A train of probes goes out.
+    pub fn train_begins(&mut self) {
+        self.best_proven *= 0.9;
     }
 
     /// A train came in slower than it went out, and had to queue: that is what the path carries.
     fn shrink(&mut self, sending: f64, receiving: f64) {
-        if self.latest_queueing >= TRAIN_QUEUE && receiving < sending * 0.85 {
+        if self.latest_queueing >= TRAIN_QUEUE && receiving < sending * SLOWER {
             self.first_phase = false;
             self.rate = self.rate.min((receiving * 1.1).max(self.rate * 0.9)).max(MIN_RATE);
         }

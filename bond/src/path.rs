@@ -16,7 +16,7 @@ use crate::estimate::{Estimate, PACKET_OVERHEAD};
 use crate::retransmit::Flight;
 use crate::scheduler::{HOLD, Lane, ShardId};
 use crate::wire::{FeedbackEntry, Stamp};
-use crate::{ClockEstimate, PathId, PathState, SenderPathStats};
+use crate::{ClockEstimate, MAX_DATAGRAM, PathId, PathState, SenderPathStats};
 
 /// A path is silent when nothing was heard of it for this long, though something should have been,
 const SILENCE: Duration = Duration::from_millis(70);
@@ -42,6 +42,22 @@ const SUSPECT_PROBE: Duration = Duration::from_millis(40);
 /// when it has just been heard of again, or is new, this often at first.
 const EAGER_PROBE: Duration = Duration::from_millis(10);
 const EAGER_PROBES: u32 = 3;
+
+/// A new path gets a train of so many long probes at this rate, in bits per second: 14 KB that are sent
+/// while nothing is known, and tell its rate before media has to.
+const FIRST_TRAIN: u32 = 12;
+const FIRST_TRAIN_RATE: f64 = 6_000_000.0;
+
+/// A new path that others can wait for is trusted when its train has told something, or after this.
+const TRAIN_PATIENCE: Duration = Duration::from_millis(100);
+
+/// An idle path that is thought much worse than it was gets a train of so many at twice its rate, no
+/// more often than this: 37 kb/s at most, to find out that it has recovered.
+const LATER_TRAIN: u32 = 8;
+const LATER_TRAIN_EVERY: Duration = Duration::from_secs(2);
+
+/// A path is idle when it carried no media for this long.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// A path that is being proved and falls silent for this long is suspect again.
 const PROBING_SILENCE: Duration = Duration::from_millis(200);
@@ -86,6 +102,11 @@ pub(crate) struct Path {
     leaves: Time,
     train: u64,
     last_sent: Option<Time>,
+    last_media: Option<Time>,
+    /// Long probes that are still to be sent in a train, how far apart, and when the next one is due.
+    train_left: u32,
+    train_gap: Duration,
+    train_at: Time,
     /// The last sign of life.
     heard: Option<Time>,
     signs: u32,
@@ -108,6 +129,10 @@ impl Path {
             leaves: now,
             train: 0,
             last_sent: None,
+            last_media: None,
+            train_left: FIRST_TRAIN,
+            train_gap: train_gap(FIRST_TRAIN_RATE),
+            train_at: now,
             heard: None,
             signs: 0,
             probes: 0,
@@ -185,7 +210,13 @@ impl Path {
         if self.leaves + TIMER_SLACK < now {
             self.train += 1;
         }
-        let takes = Duration::from_micros((bytes as f64 * 8e6 / self.estimate.rate()) as u64);
+        let mut takes = Duration::from_micros((bytes as f64 * 8e6 / self.estimate.rate()) as u64);
+        match shard {
+            Some(_) => self.last_media = Some(now),
+            // A train tries out another rate than the one that is trusted.
+            None if self.train_left > 0 => takes = takes.min(self.train_gap),
+            None => {}
+        }
         self.leaves = self.leaves.max(now - TIMER_SLACK) + takes;
         self.last_sent = Some(now);
         self.packets_sent += 1;
@@ -196,6 +227,9 @@ impl Path {
     /// When a probe is due.
     fn probe_at(&self, now: Time) -> Time {
         let Some(last) = self.last_sent else { return self.state_since };
+        if self.train_left > 0 {
+            return self.train_at;
+        }
         let every = match self.state {
             PathState::Active if self.overdue(now).is_some() => OVERDUE_PROBE,
             PathState::Active => IDLE_PROBE,
@@ -205,11 +239,25 @@ impl Path {
         last + every
     }
 
-    /// Whether a probe is due now; counts it.
-    pub fn take_probe(&mut self, now: Time) -> bool {
-        let due = self.probe_at(now) <= now;
-        self.probes = self.probes.saturating_add(u32::from(due));
-        due
+    /// The length of the probe that is due now, if one is; counts it as sent.
+    pub fn take_probe(&mut self, now: Time) -> Option<usize> {
+        if self.probe_at(now) > now {
+            return None;
+        }
+        self.probes = self.probes.saturating_add(1);
+        let idle = self.last_media.is_none_or(|last| last + IDLE <= now);
+        let rested = self.train_at + LATER_TRAIN_EVERY <= now;
+        if self.train_left == 0 && self.active() && idle && rested && self.estimate.wants_train() {
+            self.estimate.train_begins();
+            (self.train_left, self.train_at) = (LATER_TRAIN, now);
+            self.train_gap = train_gap(2.0 * self.estimate.rate());
+        }
+        if self.train_left == 0 {
+            return Some(0);
+        }
+        self.train_left -= 1;
+        self.train_at = self.train_at.max(now - TIMER_SLACK) + self.train_gap;
+        Some(MAX_DATAGRAM)
     }
 
     /// Takes feedback on this path. `alone`: no path carries media now.
@@ -230,7 +278,8 @@ impl Path {
         }
         self.signs += 1;
         let new = self.suspected == 0;
-        if new || alone || self.signs >= READMIT_SIGNS {
+        let known = self.estimate.proven() || now >= self.state_since + TRAIN_PATIENCE;
+        if alone || (new && known) || (!new && self.signs >= READMIT_SIGNS) {
             if !new {
                 self.estimate.readmit(READMIT_PART);
             }
@@ -333,4 +382,9 @@ impl Path {
     pub fn bytes_sent(&self) -> u64 {
         self.bytes_sent
     }
+}
+
+/// The gap between long probes at this rate.
+fn train_gap(rate: f64) -> Duration {
+    Duration::from_micros(((MAX_DATAGRAM as u64 + PACKET_OVERHEAD) as f64 * 8e6 / rate) as u64)
 }

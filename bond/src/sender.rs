@@ -272,10 +272,10 @@ impl Sender {
     }
 
     fn probe(&mut self, now: Time) -> Option<Transmit> {
-        let (&id, path) =
-            self.paths.iter_mut().find_map(|(id, path)| path.take_probe(now).then_some((id, path)))?;
-        let data = wire::put_probe(path.stamp(now)).freeze();
-        Some(self.sent(id, None, data, now))
+        let due =
+            |(&id, path): (&PathId, &mut Path)| path.take_probe(now).map(|len| (id, path.stamp(now), len));
+        let (id, stamp, len) = self.paths.iter_mut().find_map(due)?;
+        Some(self.sent(id, None, wire::put_probe(stamp, len).freeze(), now))
     }
 
     /// The next copy for safety whose second path is free.

@@ -153,10 +153,11 @@ pub(crate) fn put_shard(stamp: Stamp, shard: &Shard<'_>) -> BytesMut {
     out
 }
 
-/// Writes a probe.
-pub(crate) fn put_probe(stamp: Stamp) -> BytesMut {
-    let mut out = BytesMut::with_capacity(STAMP_BYTES);
+/// Writes a probe of at least `len` bytes.
+pub(crate) fn put_probe(stamp: Stamp, len: usize) -> BytesMut {
+    let mut out = BytesMut::with_capacity(STAMP_BYTES.max(len));
     put_stamp(&mut out, KIND_PROBE, stamp);
+    out.put_bytes(0, len.saturating_sub(out.len()));
     out
 }
 
@@ -223,9 +224,9 @@ pub(crate) fn parse_packet(data: &[u8]) -> Result<Packet<'_>, WireError> {
     if kind == KIND_SHARD {
         return Ok(Packet::Shard(stamp, parse_shard(input)?));
     }
-    match input.len() {
-        0 => Ok(Packet::Probe(stamp)),
-        left => Err(WireError::Trailing(left)),
+    match input.iter().all(|&padding| padding == 0) {
+        true => Ok(Packet::Probe(stamp)),
+        false => Err(WireError::Field("padding")),
     }
 }
 
@@ -369,7 +370,7 @@ mod tests {
     fn golden_bytes() {
         assert_eq!(put_shard(STAMP, &shard(b"de")), GOLDEN_SHARD);
         assert_eq!(parse_packet(GOLDEN_SHARD), Ok(Packet::Shard(STAMP, shard(b"de"))));
-        assert_eq!(put_probe(STAMP), GOLDEN_PROBE);
+        assert_eq!(put_probe(STAMP, 0), GOLDEN_PROBE);
         assert_eq!(parse_packet(GOLDEN_PROBE), Ok(Packet::Probe(STAMP)));
         assert_eq!(put_feedback(&feedback()), GOLDEN_FEEDBACK);
         assert_eq!(parse_feedback(GOLDEN_FEEDBACK), Ok(feedback()));
@@ -381,8 +382,11 @@ mod tests {
             for len in 0..golden.len() {
                 assert_eq!(parse_packet(&golden[..len]), Err(WireError::Truncated), "{len}");
             }
-            assert_eq!(parse_packet(&[golden, &[0]].concat()), Err(WireError::Trailing(1)));
         }
+        assert_eq!(parse_packet(&[GOLDEN_SHARD, &[0]].concat()), Err(WireError::Trailing(1)));
+        assert_eq!(parse_packet(&[GOLDEN_PROBE, &[0, 0]].concat()), Ok(Packet::Probe(STAMP)));
+        assert_eq!(parse_packet(&[GOLDEN_PROBE, &[0, 1]].concat()), Err(WireError::Field("padding")));
+        assert_eq!(put_probe(STAMP, MAX_DATAGRAM).len(), MAX_DATAGRAM);
         for len in 0..GOLDEN_FEEDBACK.len() {
             assert_eq!(parse_feedback(&GOLDEN_FEEDBACK[..len]), Err(WireError::Truncated), "{len}");
         }
@@ -468,7 +472,7 @@ mod tests {
                     assert_eq!(parse_packet(&again), Ok(Packet::Shard(stamp, shard)));
                 }
                 Ok(Packet::Probe(stamp)) => {
-                    assert_eq!(parse_packet(&put_probe(stamp)), Ok(Packet::Probe(stamp)))
+                    assert_eq!(parse_packet(&put_probe(stamp, data.len())), Ok(Packet::Probe(stamp)))
                 }
                 Err(_) => {}
             }

@@ -1,7 +1,7 @@
 //! What the threads of one recorder know together.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{RecordState, RecordStatus};
@@ -14,6 +14,8 @@ pub struct Shared {
     progress: Mutex<Progress>,
     /// Bytes of the frames between the caller and the file.
     pub queued_bytes: AtomicUsize,
+    /// The queue is full. Outside of the lock, so that the usual push does not wait for the writer.
+    pub overflow: AtomicBool,
 }
 
 #[derive(Default)]
@@ -29,8 +31,6 @@ pub struct Progress {
     pub dropped: u64,
     /// Nothing can be written.
     pub failed: Option<String>,
-    /// The queue is full.
-    pub overflow: bool,
     /// The stop did not wait for the end.
     pub gave_up: Option<&'static str>,
 }
@@ -38,7 +38,11 @@ pub struct Progress {
 impl Shared {
     pub fn new(dir: &Path) -> Self {
         let progress = Progress { path: dir.to_owned(), ..Progress::default() };
-        Self { progress: Mutex::new(progress), queued_bytes: AtomicUsize::new(0) }
+        Self {
+            progress: Mutex::new(progress),
+            queued_bytes: AtomicUsize::new(0),
+            overflow: AtomicBool::new(false),
+        }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -67,17 +71,17 @@ impl Shared {
             seconds: progress.earlier_seconds + progress.seconds,
             frames: progress.frames,
             dropped: progress.dropped,
-            state: progress.state(),
+            state: progress.state(self.overflow.load(Relaxed)),
         }
     }
 }
 
 impl Progress {
-    fn state(&self) -> RecordState {
+    fn state(&self, overflow: bool) -> RecordState {
         match (&self.failed, self.gave_up) {
             (Some(reason), _) => RecordState::Failed { reason: reason.clone() },
             (None, Some(reason)) => RecordState::Degraded { reason: reason.into() },
-            (None, None) if self.overflow => RecordState::Degraded {
+            (None, None) if overflow => RecordState::Degraded {
                 reason: format!("the disk is too slow: {} frames are missing so far", self.dropped),
             },
             (None, None) => RecordState::Recording,

@@ -40,7 +40,7 @@ impl Queue {
         if !waits && self.try_send(frame) {
             waiting.retain(|id| *id != track);
             if waiting.is_empty() {
-                self.shared.lock().overflow = false;
+                self.shared.overflow.store(false, Relaxed);
             }
             return;
         }
@@ -49,8 +49,7 @@ impl Queue {
         }
         let mut progress = self.shared.lock();
         progress.dropped += 1;
-        if !progress.overflow {
-            progress.overflow = true;
+        if !self.shared.overflow.swap(true, Relaxed) {
             tracing::warn!(path = %progress.path.display(), "the disk is too slow: frames are left out of this copy");
         }
     }
@@ -109,10 +108,10 @@ mod tests {
         queue.push(&frame(0, 1, 20)); // too large for what is left
         queue.push(&frame(0, 2, 1)); // would fit, but does not decode without the last one
         queue.push(&frame(1, 0, 1)); // sound decodes by itself
-        assert!(shared.lock().overflow);
+        assert!(shared.overflow.load(Relaxed));
         queue.push(&frame(0, 0, 5));
         queue.push(&frame(0, 1, 1));
-        assert!(!shared.lock().overflow);
+        assert!(!shared.overflow.load(Relaxed));
         assert_eq!(shared.lock().dropped, 2);
         let sizes: Vec<_> = frames.try_iter().map(|frame| frame.data.len()).collect();
         assert_eq!(sizes, [QUEUE_BYTES - 10, 1, 5, 1]);
@@ -126,10 +125,10 @@ mod tests {
             queue.push(&frame(1, 0, 1));
         }
         assert_eq!(shared.lock().dropped, 3);
-        assert!(shared.lock().overflow);
+        assert!(shared.overflow.load(Relaxed));
         assert_eq!(frames.try_iter().count(), QUEUE_FRAMES);
         queue.push(&frame(1, 0, 1));
-        assert!(!shared.lock().overflow);
+        assert!(!shared.overflow.load(Relaxed));
         drop(frames);
         queue.push(&frame(1, 0, 1));
         assert!(shared.lock().failed.is_some());

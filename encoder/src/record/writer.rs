@@ -20,6 +20,10 @@ use super::sync::Syncer;
 /// disk costs the machine more than it gains.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How often the file's head is told how long the file is, so that the length that players show for the
+/// file of a killed process is right to a second. It costs one small write into a page that is in memory.
+const TELL_DURATION: Duration = Duration::from_secs(1);
+
 /// Sound that waits for the first picture: 5 s of 20 ms packets. The oldest goes first; what was
 /// captured before the picture is not recorded anyway.
 const MAX_EARLY: usize = 256;
@@ -84,6 +88,8 @@ struct Part {
     good: u64,
     /// Video tracks in the middle of a group that decodes.
     running: Vec<TrackId>,
+    /// The duration that the file's head tells.
+    told: Duration,
 }
 
 impl<D: Disk> Recording<D> {
@@ -161,7 +167,8 @@ impl<D: Disk> Recording<D> {
             progress.bytes += init.len() as u64;
         }
         self.syncer.switch_to(Some(output.clone()));
-        self.part = Some(Part { output, writer, good: init.len() as u64, running: Vec::new() });
+        self.part =
+            Some(Part { output, writer, good: init.len() as u64, running: Vec::new(), told: Duration::ZERO });
         let early = std::mem::take(&mut self.early);
         for frame in std::iter::once(first).chain(&early) {
             if let Err(WriteError::Disk(error)) = self.write(frame) {
@@ -200,10 +207,18 @@ impl<D: Disk> Recording<D> {
         if video && !part.running.contains(&track) {
             part.running.push(track);
         }
+        let duration = part.writer.duration();
+        if duration >= part.told + TELL_DURATION {
+            part.told = duration;
+            let patch = part.writer.duration_patch();
+            if let Err(error) = part.output.replace(patch.at, &patch.bytes) {
+                tracing::debug!(%error, "the file does not say how long it is; it plays all the same");
+            }
+        }
         let mut progress = self.shared.lock();
         progress.bytes += self.buffer.len() as u64;
         progress.frames += u64::from(video);
-        progress.seconds = part.writer.duration().as_secs_f64();
+        progress.seconds = duration.as_secs_f64();
         Ok(())
     }
 
@@ -241,11 +256,11 @@ impl<D: Disk> Recording<D> {
     /// Ends the present file properly. It plays without that, so errors here are only told.
     fn close(&mut self) {
         let Some(part) = self.part.take() else { return };
-        let ending = part.writer.finish();
-        let added = part.output.append(&ending.index);
-        let ended = added.and_then(|()| part.output.replace(ending.duration_at, &ending.duration));
+        let (index, patch) = (part.writer.index(), part.writer.duration_patch());
+        let added = part.output.append(&index);
+        let ended = added.and_then(|()| part.output.replace(patch.at, &patch.bytes));
         match ended {
-            Ok(()) => self.shared.lock().bytes += ending.index.len() as u64,
+            Ok(()) => self.shared.lock().bytes += index.len() as u64,
             Err(error) => {
                 tracing::warn!(%error, "the recording has no index; it plays all the same");
                 if let Err(error) = part.output.truncate(part.good) {

@@ -10,7 +10,7 @@ use media::Time;
 use roadie_encoder::record::Recorder;
 
 use crate::fixture::{ZERO, read, show, tracks, video};
-use crate::players::{ffprobe, ffprobe_torn, gstreamer};
+use crate::players::{discover, ffprobe, ffprobe_torn, gstreamer};
 
 /// Tells the test binary to be the process that is killed, and where to record.
 const DIR: &str = "ROADIE_TEST_KILL_DIR";
@@ -66,6 +66,11 @@ fn kill_9_loses_at_most_a_few_frames() {
             assert!(ffprobe_torn(file) >= video(&frames).count());
         }
         gstreamer(file);
+        // Its head tells its length, to a second.
+        let length = end.saturating_since(ZERO).as_secs();
+        let told = discover(file);
+        let right = |seconds: u64| told.contains(&format!("Duration: 0:00:{seconds:02}"));
+        assert!(length < 2 || (length - 1..=length + 1).any(right), "{length}: {told}");
     }
 }
 

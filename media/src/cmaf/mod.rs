@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! ftyp  moov                         once, when the first keyframe is known
-//!       mvhd trak* mvex uuid(start)  `avc1` with avcC, `Opus` with dOps, timescale 1 000 000
+//!       mvhd trak* mvex uuid(start)  `avc1` with avcC, `Opus` with dOps, timescale 1 000 000;
+//!                                    in mvex, `free` is replaced by `mehd` as the file grows
 //! prft                               before the first frame of each group: its capture time
 //! moof  mdat                         one per frame, written as it comes
 //!       traf: tfhd tfdt trun uuid(stamp)
@@ -46,7 +47,7 @@ mod writer;
 pub use fragment::Fragment;
 pub use init::Start;
 pub use reader::{Item, Reader};
-pub use writer::{Ending, Writer};
+pub use writer::{Patch, Writer};
 
 use crate::TrackId;
 use crate::h264::H264Error;

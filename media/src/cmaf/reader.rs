@@ -185,8 +185,8 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Writer;
     use super::super::samples::{SETS, VIDEO, ZERO, picture, show, sound, tracks};
-    use super::super::{Ending, Writer};
     use super::*;
     use crate::Frame;
     use crate::h264::ParameterSets;
@@ -200,9 +200,9 @@ mod tests {
             writer.fragment(frame, &mut file).unwrap();
             ends.push(file.len());
         }
-        let Ending { index, duration_at, duration } = writer.finish();
-        file[duration_at as usize..][..duration.len()].copy_from_slice(&duration);
-        file.extend(index);
+        let patch = writer.duration_patch();
+        file[patch.at as usize..][..patch.bytes.len()].copy_from_slice(&patch.bytes);
+        file.extend(writer.index());
         (file, ends)
     }
 

@@ -21,7 +21,7 @@ const FALLBACK_DURATION: Duration = Duration::from_millis(20);
 /// Turns the frames of one recording into the bytes of its file, in the order in which they come.
 ///
 /// Bytes go to the file as they are handed out: first what [`Writer::new`] returns, then one call of
-/// [`Writer::fragment`] per frame, and at a proper end the two changes of [`Writer::finish`].
+/// [`Writer::fragment`] per frame, and at a proper end [`Writer::index`] and [`Writer::duration_patch`].
 #[derive(Debug)]
 pub struct Writer {
     start: Start,
@@ -48,16 +48,13 @@ struct TrackState {
     end: u64,
 }
 
-/// What is left to do with the file at a proper end. Without it the file plays just as well; players
-/// then find its duration and its groups by reading through it.
+/// Bytes that take the place of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
-    /// To append: `mfra`, an index by group.
-    pub index: Vec<u8>,
-    /// Where to overwrite the placeholder in the init segment.
-    pub duration_at: u64,
-    /// To put there in one write: `mehd`, the duration.
-    pub duration: Vec<u8>,
+pub struct Patch {
+    /// Where in the file.
+    pub at: u64,
+    /// As many bytes as are replaced; to be written at once.
+    pub bytes: Vec<u8>,
 }
 
 impl Writer {
@@ -163,10 +160,18 @@ impl Writer {
         Ok(())
     }
 
-    /// What is left to do with the file.
-    pub fn finish(&self) -> Ending {
-        let mut duration = Vec::new();
-        put_full_box(&mut duration, b"mehd", 1, 0, |out| out.put_u64(self.duration().as_micros() as u64));
+    /// The duration so far (`mehd`), for the init segment, which is written before anybody knows it.
+    /// A file without it plays just as well, but players show its length wrong or not at all. It may be
+    /// put in as often as one likes.
+    pub fn duration_patch(&self) -> Patch {
+        let mut bytes = Vec::new();
+        put_full_box(&mut bytes, b"mehd", 1, 0, |out| out.put_u64(self.duration().as_micros() as u64));
+        Patch { at: self.duration_at, bytes }
+    }
+
+    /// The index by group (`mfra`), to be appended at a proper end. A file without it plays just as
+    /// well; players then find its groups by reading through it.
+    pub fn index(&self) -> Vec<u8> {
         let mut index = Vec::new();
         if let Some(track) = self.indexed {
             put_box(&mut index, b"mfra", |out| {
@@ -176,7 +181,7 @@ impl Writer {
                 put_full_box(out, b"mfro", 0, 0, |out| out.put_u32(size as u32));
             });
         }
-        Ending { index, duration_at: self.duration_at, duration }
+        index
     }
 }
 
@@ -240,15 +245,15 @@ mod tests {
 
     #[test]
     fn decode_times_are_capture_times() {
-        let (mut writer, _) = writer();
+        let (mut writer, init) = writer();
         // Picture 1 was dropped by the encoder: its time stays empty, and what follows is in place.
         for frame in [picture(0), sound(0), picture(2)] {
             writer.fragment(&frame, &mut Vec::new()).unwrap();
         }
         assert_eq!(writer.duration(), Duration::from_micros(2 * 33_333 + 33_333));
-        let ending = writer.finish();
-        assert_eq!(ending.duration.len(), 20, "it takes the place of the free box");
-        assert_eq!(ending.duration[12..], 99_999u64.to_be_bytes());
+        let patch = writer.duration_patch();
+        assert_eq!(&init[patch.at as usize..][..8], [0, 0, 0, 20, b'f', b'r', b'e', b'e']);
+        assert_eq!((patch.bytes.len(), &patch.bytes[12..]), (20, &99_999u64.to_be_bytes()[..]));
     }
 
     #[test]
@@ -329,7 +334,7 @@ mod tests {
         for &(_, moof_at) in &writer.index.entries {
             assert_eq!(&file[moof_at as usize + 4..][..4], b"moof");
         }
-        let index = writer.finish().index;
+        let index = writer.index();
         assert_eq!(index[index.len() - 4..], (index.len() as u32).to_be_bytes());
     }
 }

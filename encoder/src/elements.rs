@@ -26,10 +26,16 @@ pub(crate) fn caps_filter(caps: &gst::Caps) -> Result<gst::Element, EncoderError
 
 /// Adds elements to a pipeline and links them in this order.
 pub(crate) fn chain(pipeline: &gst::Pipeline, elements: &[&gst::Element]) -> Result<(), EncoderError> {
+    add(pipeline, elements)?;
+    link(elements)
+}
+
+/// Adds elements to a pipeline, which then starts and stops them.
+pub(crate) fn add(pipeline: &gst::Pipeline, elements: &[&gst::Element]) -> Result<(), EncoderError> {
     for &element in elements {
         pipeline.add(element).map_err(|error| internal(element, &error))?;
     }
-    link(elements)
+    Ok(())
 }
 
 /// Links elements in this order.

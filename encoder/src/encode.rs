@@ -18,7 +18,7 @@ use crate::{AUDIO_TRACK, AudioSettings, EncoderError, VIDEO_TRACK, VideoSettings
 
 /// Raw pictures that wait for the encoder. Two let it ride out a hiccup; beyond that the oldest is
 /// dropped, because every waiting picture is a frame time of latency.
-const RAW_QUEUE_FRAMES: u32 = 2;
+pub(crate) const RAW_QUEUE_FRAMES: u32 = 2;
 /// Raw sound that waits for the encoder; beyond that the oldest is dropped.
 const RAW_QUEUE_AUDIO: gst::ClockTime = gst::ClockTime::from_mseconds(200);
 

@@ -75,13 +75,7 @@ impl Encoder {
 
         let pipeline = gst::Pipeline::with_name("encoder");
         let video = encode::video(&pipeline, &settings.video)?;
-        let audio = encode::audio(&pipeline, &settings.audio)?;
-        let capture = capture::open(&pipeline, &settings)?;
-        link(&[&capture.video, &video.input])?;
-        link(&[&capture.audio, &audio.input])?;
-        listen(&pipeline, &capture, &shared.events);
-
-        // From here on the encoder is whole: leaving early drops it, and dropping stops it.
+        // From here on, leaving early drops the encoder, and dropping stops what has been opened.
         let mut encoder = Encoder {
             pipeline,
             x264: video.encoder.clone(),
@@ -89,6 +83,12 @@ impl Encoder {
             shared,
             worker: None,
         };
+        let audio = encode::audio(&encoder.pipeline, &settings.audio)?;
+        let capture = capture::open(&encoder.pipeline, &settings)?;
+        link(&[&capture.video, &video.input])?;
+        link(&[&capture.audio, &audio.input])?;
+        listen(&encoder.pipeline, &capture, &encoder.shared.events);
+
         encoder.set_state(gst::State::Paused)?;
         let epoch = Epoch::begin(&encoder.pipeline, &encoder.shared.now);
         capture.number_frames(epoch, &encoder.shared)?;
@@ -207,4 +207,15 @@ fn listen(pipeline: &gst::Pipeline, capture: &Capture, events: &Arc<Events>) {
         }
         gst::BusSyncReply::Drop
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoder_may_be_shared_between_threads() {
+        fn assert<T: Send + Sync>() {}
+        assert::<Encoder>();
+    }
 }

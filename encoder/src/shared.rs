@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::encode::RAW_QUEUE_FRAMES;
 use crate::encoder::Counters;
 use crate::events::Events;
 use crate::keyframes::Keyframes;
@@ -51,6 +52,9 @@ impl Shared {
     }
 }
 
+/// Raw frames that may be between capture and encoder: in the queue, and one on its way into it.
+const MAX_WAITING: u64 = RAW_QUEUE_FRAMES as u64 + 1;
+
 /// Frames counted where they pass.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -75,9 +79,13 @@ impl Counts {
     }
 
     pub(crate) fn read(&self) -> Counters {
+        let captured = self.captured.load(Relaxed);
+        // While the encoder hangs nothing enters it; what cannot wait any more has been dropped.
+        let waiting = captured.saturating_sub(self.expected.load(Relaxed));
+        let dropped_since = waiting.saturating_sub(MAX_WAITING);
         Counters {
-            captured: self.captured.load(Relaxed),
-            dropped: self.dropped.load(Relaxed),
+            captured,
+            dropped: self.dropped.load(Relaxed) + dropped_since,
             encoded: self.encoded.load(Relaxed),
             audio_packets: self.audio_packets.load(Relaxed),
         }
@@ -87,6 +95,16 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drops_are_counted_while_the_encoder_hangs() {
+        let counts = Counts::default();
+        let numbers: Vec<_> = (0..20).map(|_| counts.capture()).collect();
+        counts.entered(numbers[0]);
+        assert_eq!(counts.read().dropped, 16);
+        counts.entered(numbers[17]);
+        assert_eq!(counts.read().dropped, 16);
+    }
 
     #[test]
     fn a_hole_in_the_numbers_is_a_drop() {

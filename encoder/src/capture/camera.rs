@@ -7,7 +7,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::Capture;
-use crate::elements::{caps_filter, chain, describe, make};
+use crate::elements::{add, caps_filter, chain, describe, link, make};
 use crate::encode::{raw_audio_caps, raw_video_caps};
 use crate::{EncoderError, VideoSettings};
 
@@ -20,28 +20,27 @@ pub(super) fn open(
     settings: &VideoSettings,
 ) -> Result<Capture, EncoderError> {
     let (device, source, caps) = find(device, settings)?;
+    // At once, so that an error below closes the device with the pipeline.
+    add(pipeline, &[&source])?;
     tracing::info!(device, %caps, "camera");
     let compressed = caps.structure(0).is_some_and(|structure| structure.name() == "image/jpeg");
-    let mode = caps_filter(&caps)?;
-    let scale = make("videoscale", &[("add-borders", "true")])?;
-    let convert = make("videoconvert", &[])?;
+    let mut video = vec![caps_filter(&caps)?];
+    if compressed {
+        video.push(make("jpegdec", &[])?);
+    }
     // Only drops: to repeat frames it would have to hold each one back until the next has come.
-    let rate = make("videorate", &[("drop-only", "true")])?;
+    video.push(make("videorate", &[("drop-only", "true")])?);
+    video.push(make("videoscale", &[("add-borders", "true")])?);
+    video.push(make("videoconvert", &[])?);
     let mut caps = raw_video_caps(settings);
     let ceiling = gst::Fraction::new(settings.fps as i32, 1);
     caps.make_mut().set("framerate", gst::FractionRange::new(gst::Fraction::new(1, 1), ceiling));
-    let video = caps_filter(&caps)?;
-    if compressed {
-        let decode = make("jpegdec", &[])?;
-        chain(pipeline, &[&source, &mode, &decode, &rate, &scale, &convert, &video])?;
-    } else {
-        chain(pipeline, &[&source, &mode, &rate, &scale, &convert, &video])?;
-    }
+    let video = after(pipeline, &source, video, caps_filter(&caps)?)?;
 
-    let convert = make("audioconvert", &[])?;
-    let resample = make("audioresample", &[])?;
-    let audio = caps_filter(&raw_audio_caps())?;
-    chain(pipeline, &[&microphone()?, &convert, &resample, &audio])?;
+    let microphone = microphone()?;
+    add(pipeline, &[&microphone])?;
+    let convert = vec![make("audioconvert", &[])?, make("audioresample", &[])?];
+    let audio = after(pipeline, &microphone, convert, caps_filter(&raw_audio_caps())?)?;
 
     let name = source.name().to_string();
     let explain = Arc::new(move |element: &str, message: String| match element == name {
@@ -49,6 +48,19 @@ pub(super) fn open(
         false => EncoderError::Pipeline { element: element.to_owned(), message },
     });
     Ok(Capture { video, audio, explain, marked: false, feed: None })
+}
+
+/// Adds and links elements after a source that the pipeline has already. Gives back the last one.
+fn after(
+    pipeline: &gst::Pipeline,
+    source: &gst::Element,
+    middle: Vec<gst::Element>,
+    last: gst::Element,
+) -> Result<gst::Element, EncoderError> {
+    let rest: Vec<_> = middle.iter().chain([&last]).collect();
+    chain(pipeline, &rest)?;
+    link(&[source, rest[0]])?;
+    Ok(last)
 }
 
 /// The wanted camera, or the first that works, opened, with the mode to use.

@@ -14,7 +14,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::clip::{Clip, Pulled};
-use super::timeline::{Next, Slot, Timeline};
+use super::timeline::{Next, Shift, Slot, Timeline};
 use super::{Capture, explain_plainly};
 use crate::elements::{chain, make};
 use crate::encode::{raw_audio_caps, raw_video_caps};
@@ -25,8 +25,6 @@ use crate::{EncoderError, VideoSettings};
 /// 1.4 MB per picture at 720p. It adds no latency: a frame counts as captured when it is let
 /// through.
 const AHEAD: gst::ClockTime = gst::ClockTime::from_mseconds(300);
-/// How far in the future the timeline (re)starts, so that the first frames are not late.
-const LEAD: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 /// How often a waiting feed looks whether it has to stop.
 const PULL_WAIT: Duration = Duration::from_millis(100);
 /// A file that gives nothing for so many waits (10 s) is broken.
@@ -92,7 +90,7 @@ impl Feed {
         let run = move || {
             let now = || clock.time().saturating_sub(base);
             let timeline = Timeline::new(self.fps);
-            let mut run = Run { feed: &self, timeline, shift: None, stopped: &stopped, now };
+            let mut run = Run { feed: &self, timeline, shift: Shift::default(), stopped: &stopped, now };
             match run.forever() {
                 Ok(Stopped) => {}
                 Err(error) => events.fail(error),
@@ -135,8 +133,7 @@ enum Break {
 struct Run<'a, N> {
     feed: &'a Feed,
     timeline: Timeline,
-    /// Running time of the pipeline at the beginning of the timeline.
-    shift: Option<gst::ClockTime>,
+    shift: Shift,
     stopped: &'a AtomicBool,
     /// Running time of the pipeline now.
     now: N,
@@ -222,22 +219,13 @@ impl<N: Fn() -> gst::ClockTime> Run<'_, N> {
 
     /// Hands a buffer to the pipeline for its time, waiting while it has enough.
     fn push(&mut self, to: &gst_app::AppSrc, mut buffer: gst::Buffer, slot: Slot) -> Result<(), Break> {
-        let now = (self.now)();
-        let shift = match self.shift {
-            None => now + LEAD,
-            Some(shift) if shift + slot.start < now => {
-                // Decoding is slower than real time, or the machine slept. The timeline moves on
-                // as a whole, so that latency does not grow and the tracks stay together.
-                let late = now - (shift + slot.start);
-                tracing::warn!(late_ms = late.mseconds(), "the file is decoded too slowly: it pauses");
-                shift + late + LEAD
-            }
-            Some(shift) => shift,
-        };
-        self.shift = Some(shift);
+        let (time, late) = self.shift.place(slot.start, (self.now)());
+        if let Some(late) = late {
+            tracing::warn!(ms = late.mseconds(), "the file is decoded too slowly: it pauses");
+        }
         let writable = buffer.make_mut();
         writable.unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
-        writable.set_pts(shift + slot.start);
+        writable.set_pts(time);
         writable.set_dts(gst::ClockTime::NONE);
         writable.set_duration(slot.duration);
         match to.push_buffer(buffer) {

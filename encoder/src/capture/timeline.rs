@@ -59,6 +59,31 @@ impl Timeline {
     }
 }
 
+/// How far in the future the timeline (re)starts, so that the first frames are not late.
+const LEAD: ClockTime = ClockTime::from_mseconds(100);
+
+/// Where the beginning of the timeline stands on the pipeline's running time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shift(Option<ClockTime>);
+
+impl Shift {
+    /// The running time for something at `start` of the timeline, and by how much the timeline had
+    /// to move for it: decoding was slower than real time, or the machine slept. The timeline moves
+    /// as a whole, so that latency does not grow and the tracks stay together.
+    pub(super) fn place(&mut self, start: ClockTime, now: ClockTime) -> (ClockTime, Option<ClockTime>) {
+        let (shift, late) = match self.0 {
+            None => (now + LEAD, None),
+            Some(shift) if shift + start < now => {
+                let late = now - (shift + start) + LEAD;
+                (shift + late, Some(late))
+            }
+            Some(shift) => (shift, None),
+        };
+        self.0 = Some(shift);
+        (shift + start, late)
+    }
+}
+
 fn slot(from: u64, to: u64, per_second: u64) -> Slot {
     let at = |count: u64| (u128::from(count) * u128::from(NANOS) / u128::from(per_second)) as u64;
     Slot { start: ClockTime::from_nseconds(at(from)), duration: ClockTime::from_nseconds(at(to) - at(from)) }
@@ -102,6 +127,18 @@ mod tests {
         let video = timeline.frame().start.nseconds();
         let audio = timeline.sound(1).start.nseconds();
         assert!(video.abs_diff(audio) < 30_000, "{video} {audio}");
+    }
+
+    #[test]
+    fn a_late_timeline_moves_as_a_whole_and_only_forward() {
+        let ms = ClockTime::from_mseconds;
+        let mut shift = Shift::default();
+        // The file took 800 ms to open: nothing is late, and nothing comes in a burst.
+        assert_eq!(shift.place(ms(0), ms(800)), (ms(900), None));
+        assert_eq!(shift.place(ms(33), ms(801)), (ms(933), None));
+        assert_eq!(shift.place(ms(66), ms(1000)), (ms(1100), Some(ms(134))));
+        assert_eq!(shift.place(ms(60), ms(1000)), (ms(1094), None));
+        assert_eq!(shift.place(ms(100), ms(1001)), (ms(1134), None));
     }
 
     #[test]

@@ -31,8 +31,8 @@ function missing() {
 const lacks = missing();
 if (lacks.length > 0) {
   showState("unsupported",
-    `This browser cannot play the show: it lacks ${lacks.join(" and ")}. Please use a current Chrome or Edge, `
-    + "or a current Firefox, at the page's https address.");
+    `This browser cannot play the show: it lacks ${lacks.join(" and ")}. Please use a current Chrome or Edge `
+    + "at the page's https address.");
   window.roadie = {
     stats: async () => ({ state: "unsupported", transport: null, lacks }),
     takeTrace: async () => [],

@@ -186,7 +186,8 @@ impl Player {
 }
 
 async fn ask_clock_forever(shared: Rc<Shared>) {
-    let url = format!("{}/api/clock?broadcast={}", shared.origin, shared.name);
+    let name = js_sys::encode_uri_component(&shared.name);
+    let url = format!("{}/api/clock?broadcast={}", shared.origin, String::from(name));
     let mut waited = CLOCK_EVERY_MILLIS;
     loop {
         let burst = shared.clock_burst.get();

@@ -131,7 +131,17 @@ async fn attempt(shared: &Rc<Shared>) -> Result<(), JsValue> {
         let _ = JsFuture::from(closed).await;
         return Err(error);
     }
-    let protocol = get(&transport, "protocol").as_string().unwrap_or_default();
+    let protocol = get(&transport, "protocol");
+    if protocol.is_undefined() {
+        transport.close();
+        shared.unsupported(
+            "This browser's WebTransport cannot choose a sub-protocol, which the player needs. Please use a \
+             current Chrome or Edge."
+                .into(),
+        );
+        return Ok(());
+    }
+    let protocol = protocol.as_string().unwrap_or_default();
     let Some(version) = Version::from_protocol(&protocol) else {
         transport.close();
         return Err(JsValue::from_str("the relay speaks neither moq-lite-04 nor moq-lite-03"));

@@ -29,9 +29,12 @@ const DECODE_AHEAD: Duration = Duration::from_millis(250);
 /// A group whose keyframe is due within this time replaces an older group that is not complete.
 const SWITCH_AHEAD: Duration = Duration::from_millis(15);
 
-/// Frames in the decoder at the live edge. More than a third of a second there means that it cannot
-/// keep up: then the rest of the group is shed.
-const MAX_DECODING_LIVE: u32 = 12;
+/// Frames in the decoder at the live edge. A third of a second there means that it cannot keep up: then
+/// the rest of the group is shed.
+const MAX_DECODING_LIVE: u32 = 10;
+
+/// Catching up ends after this long in any case: a machine that cannot do it by then never will.
+const CATCH_UP_LIMIT: Duration = Duration::from_millis(700);
 
 /// Frames in the decoder while catching up from a group's keyframe: a GOP of 2 s at 60 fps.
 const MAX_DECODING: u32 = 120;
@@ -195,8 +198,8 @@ pub fn start(shared: &Rc<Shared>, rendition: &VideoRendition) {
         let support: Result<JsValue, JsValue> = JsFuture::from(support).await.map(JsValue::from);
         if !support.is_ok_and(|answer| get(&answer, "supported").is_truthy()) {
             shared.unsupported(format!(
-                "This browser has no decoder for the show's video ({codec}). Please use a current Chrome, \
-                 Edge or Firefox."
+                "This browser has no decoder for the show's video ({codec}). Please use a current Chrome \
+                 or Edge."
             ));
             give_up_for_good(&shared);
         }
@@ -315,6 +318,7 @@ fn decode(shared: &Rc<Shared>, frame: Received, now: Time) {
         video.end(record, DropCause::Decoder);
         return;
     }
+    video.settled |= video.live_since.is_some_and(|since| now > since + CATCH_UP_LIMIT);
     let limit = if video.settled { MAX_DECODING_LIVE } else { MAX_DECODING };
     if video.decoding.len() as u32 >= limit && !video.need_keyframe {
         video.end(record, DropCause::Overload);

@@ -23,19 +23,7 @@ pub(super) fn open(
     // At once, so that an error below closes the device with the pipeline.
     add(pipeline, &[&source])?;
     tracing::info!(device, %caps, "camera");
-    let compressed = caps.structure(0).is_some_and(|structure| structure.name() == "image/jpeg");
-    let mut video = vec![caps_filter(&caps)?];
-    if compressed {
-        video.push(make("jpegdec", &[])?);
-    }
-    // Only drops: to repeat frames it would have to hold each one back until the next has come.
-    video.push(make("videorate", &[("drop-only", "true")])?);
-    video.push(make("videoscale", &[("add-borders", "true")])?);
-    video.push(make("videoconvert", &[])?);
-    let mut caps = raw_video_caps(settings);
-    let ceiling = gst::Fraction::new(settings.fps as i32, 1);
-    caps.make_mut().set("framerate", gst::FractionRange::new(gst::Fraction::new(1, 1), ceiling));
-    let video = after(pipeline, &source, video, caps_filter(&caps)?)?;
+    let video = pictures(pipeline, &source, caps, settings)?;
 
     let microphone = microphone()?;
     add(pipeline, &[&microphone])?;
@@ -48,6 +36,29 @@ pub(super) fn open(
         false => EncoderError::Pipeline { element: element.to_owned(), message },
     });
     Ok(Capture { video, audio, explain, marked: false, feed: None })
+}
+
+/// Makes the encoder's raw pictures of what a camera gives in the mode `caps`. Gives back the last
+/// element.
+fn pictures(
+    pipeline: &gst::Pipeline,
+    source: &gst::Element,
+    caps: gst::Caps,
+    settings: &VideoSettings,
+) -> Result<gst::Element, EncoderError> {
+    let compressed = caps.structure(0).is_some_and(|structure| structure.name() == "image/jpeg");
+    let mut video = vec![caps_filter(&caps)?];
+    if compressed {
+        video.push(make("jpegdec", &[])?);
+    }
+    // Only drops: to repeat frames it would have to hold each one back until the next has come.
+    video.push(make("videorate", &[("drop-only", "true")])?);
+    video.push(make("videoscale", &[("add-borders", "true")])?);
+    video.push(make("videoconvert", &[])?);
+    let mut caps = raw_video_caps(settings);
+    let ceiling = gst::Fraction::new(settings.fps as i32, 1);
+    caps.make_mut().set("framerate", gst::FractionRange::new(gst::Fraction::new(1, 1), ceiling));
+    after(pipeline, source, video, caps_filter(&caps)?)
 }
 
 /// Adds and links elements after a source that the pipeline has already. Gives back the last one.
@@ -224,6 +235,41 @@ mod tests {
         gst::init().expect("GStreamer");
         let modes: gst::Caps = "video/x-bayer, width=640, height=480".parse().expect("caps");
         assert_eq!(choose(&modes, &VideoSettings::default()), None);
+    }
+
+    /// Runs a stand-in for a camera, and says what the encoder would get.
+    fn delivered(source: &str, mode: &str) -> gst::Caps {
+        gst::init().expect("GStreamer");
+        let pipeline = gst::Pipeline::new();
+        let source = gst::parse::bin_from_description(source, true).expect("a source").upcast();
+        pipeline.add(&source).expect("added");
+        let mode = mode.parse().expect("caps");
+        let last = pictures(&pipeline, &source, mode, &VideoSettings::default()).expect("a chain");
+        let sink = make("fakesink", &[("num-buffers", "5")]).expect("a sink");
+        chain(&pipeline, &[&sink]).expect("added");
+        link(&[&last, &sink]).expect("linked");
+        pipeline.set_state(gst::State::Playing).expect("it plays");
+        let wanted = [gst::MessageType::Eos, gst::MessageType::Error];
+        let bus = pipeline.bus().expect("a bus");
+        let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(20), &wanted).expect("it ends");
+        let caps = last.static_pad("src").and_then(|pad| pad.current_caps());
+        pipeline.set_state(gst::State::Null).expect("it stops");
+        assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+        caps.expect("negotiated")
+    }
+
+    #[test]
+    fn slow_raw_and_fast_jpeg_cameras_both_fit_the_encoder() {
+        let raw = "video/x-raw,format=YUY2,width=640,height=480,framerate=15/1";
+        let jpeg = "image/jpeg,width=1280,height=720,framerate=60/1";
+        let slow = delivered("videotestsrc num-buffers=20", raw);
+        let fast = delivered("videotestsrc num-buffers=20 ! jpegenc", jpeg);
+        for (caps, fps) in [(slow, 15), (fast, 30)] {
+            let caps = caps.structure(0).expect("a structure");
+            assert_eq!((caps.get("width"), caps.get("height")), (Ok(1280), Ok(720)));
+            assert_eq!(caps.get::<&str>("format"), Ok("I420"));
+            assert_eq!(caps.get("framerate"), Ok(gst::Fraction::new(fps, 1)));
+        }
     }
 
     #[test]

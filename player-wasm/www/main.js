@@ -82,10 +82,30 @@ function start() {
   }, [canvas]);
 
   startSound(worker);
+  setInterval(() => tellQuality(), QUALITY_INTERVAL_MS);
   $("fullscreen").onclick = () => {
     if (document.fullscreenElement) document.exitFullscreen();
     else stage.requestFullscreen?.();
   };
+}
+
+// The host's screen shows how the audience sees the show: a few numbers, no personal data. `viewer` is drawn
+// anew with each page, to tell viewers apart while they watch.
+const QUALITY_INTERVAL_MS = 2000;
+const viewer = crypto.getRandomValues(new Uint32Array(1))[0];
+
+async function tellQuality() {
+  const { state, latency_ms, frames, stalls } = await window.roadie.stats() ?? {};
+  if (state !== "playing" || latency_ms.p50 === null) return;
+  const report = {
+    broadcast: name, viewer, stalls,
+    latency_ms: { p50: latency_ms.p50, p95: latency_ms.p95 },
+    frames: { painted: frames.painted, late: frames.late },
+  };
+  // A relay that is away, or keeps no reports, is no trouble of the viewer's.
+  fetch("/api/quality", {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(report),
+  }).catch(() => {});
 }
 
 function showReadout(data) {

@@ -7,16 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::broadcasts::Broadcasts;
+use crate::broadcasts::{Broadcasts, Quality};
 use crate::clock::Clock;
 use crate::control::check_name;
 use crate::fanout::Viewers;
@@ -26,6 +26,9 @@ const MAX_ASSET: u64 = 4 * 1024 * 1024;
 
 /// More files than this are not a player either.
 const MAX_ASSETS: usize = 64;
+
+/// A viewer's report is some 200 bytes.
+const MAX_QUALITY: usize = 2048;
 
 /// The built player (`cargo xtask player` makes it), read once at start.
 pub struct Player {
@@ -92,6 +95,7 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/api/clock", get(clock))
         .route("/api/status", get(status))
         .route("/api/trace", get(trace))
+        .route("/api/quality", post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)))
         .fallback(get(page))
         .layer(middleware::from_fn(security_headers))
         .with_state(site)
@@ -178,6 +182,24 @@ async fn trace(State(site): State<Arc<Site>>, Query(which): Query<Which>) -> Res
         Some(record) => Json(record.trace_from(which.from)).into_response(),
         None => (StatusCode::NOT_FOUND, format!("no broadcast {:?} is on the air\n", which.broadcast))
             .into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+struct QualityReport {
+    broadcast: String,
+    /// A random number that the page drew, to tell viewers apart while they watch.
+    viewer: u64,
+    #[serde(flatten)]
+    quality: Quality,
+}
+
+/// What a viewer's page says of its playing.
+async fn quality(State(site): State<Arc<Site>>, Json(report): Json<QualityReport>) -> StatusCode {
+    match site.broadcasts.get(&report.broadcast) {
+        Some(record) if record.report(report.viewer, report.quality, site.clock.now()) => StatusCode::NO_CONTENT,
+        Some(_) => StatusCode::TOO_MANY_REQUESTS,
+        None => StatusCode::NOT_FOUND,
     }
 }
 

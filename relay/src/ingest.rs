@@ -143,15 +143,16 @@ impl Ingest {
             }
         });
         let ended = loop {
-            match connection.read_datagram().await {
+            let data = tokio::select! {
+                data = connection.read_datagram() => data,
+                () = events.closed() => {
+                    connection.close(0u32.into(), b"the show is over");
+                    break None;
+                }
+            };
+            match data {
                 // A full queue drops the datagram, see SESSION_QUEUE.
-                Ok(data) => match events.try_send(Event::Datagram { path, connection: id, data }) {
-                    Err(mpsc::error::TrySendError::Closed(_)) => {
-                        connection.close(0u32.into(), b"session over");
-                        break None;
-                    }
-                    _ => continue,
-                },
+                Ok(data) => drop(events.try_send(Event::Datagram { path, connection: id, data })),
                 Err(error) => break Some(error),
             }
         };

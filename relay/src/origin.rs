@@ -48,15 +48,27 @@ impl Origin {
             .map(|track| TrackWriter::new(&broadcast, track))
             .collect::<Result<_, _>>()?;
         broadcast.announce(origin::Route::default())?;
-        Ok(Publication { _broadcast: broadcast, _catalog: catalog_track, tracks })
+        Ok(Publication { broadcast, catalog: catalog_track, tracks })
     }
 }
 
 /// One broadcast being published.
 pub struct Publication {
-    _broadcast: broadcast::Producer,
-    _catalog: track::Producer,
+    broadcast: broadcast::Producer,
+    catalog: track::Producer,
     tracks: Vec<TrackWriter>,
+}
+
+impl Drop for Publication {
+    /// Viewers learn that the show has ended, not that something broke.
+    fn drop(&mut self) {
+        for writer in &mut self.tracks {
+            let _ = writer.close_group();
+            let _ = writer.producer.finish();
+        }
+        let _ = self.catalog.finish();
+        self.broadcast.finish();
+    }
 }
 
 /// What became of a frame that was written.

@@ -378,9 +378,10 @@ impl Run {
                           return { trace: await roadie.takeTrace(), stats: await roadie.stats() };",
                     )
                     .await?;
-                let trace: Vec<PagePassage> = serde_json::from_value(seen["trace"].clone())
+                // A page that has not started yet has no list.
+                let trace: Option<Vec<PagePassage>> = serde_json::from_value(seen["trace"].clone())
                     .context("the page's trace is not as expected")?;
-                self.evidence.page.extend(trace);
+                self.evidence.page.extend(trace.unwrap_or_default());
                 self.evidence.stats = seen["stats"].clone();
             }
             None => self.evidence.stats = self.api.quality(BROADCAST).await,

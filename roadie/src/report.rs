@@ -282,7 +282,8 @@ impl Evidence {
             };
             *frames.unpainted.entry(cause.to_owned()).or_default() += 1;
             match cause {
-                "before_first_picture" => {}
+                // Before the page was there, or decoded only because later frames need them.
+                "before_first_picture" | "catch_up" => {}
                 "late_group" | "superseded" => frames.late += 1,
                 _ => frames.missing += 1,
             }

@@ -56,10 +56,10 @@ impl Viewer {
         let mut lines = BufReader::new(stdout).lines();
         let port = tokio::time::timeout(START, async {
             while let Some(line) = lines.next_line().await? {
-                if let Some(port) = line
-                    .rsplit_once("on port ")
-                    .and_then(|(_, port)| port.trim_end_matches('.').parse::<u16>().ok())
-                {
+                // Its first line names the port that was asked for, 0.
+                let port =
+                    line.split_once("successfully on port ").map(|(_, port)| port.trim_end_matches('.'));
+                if let Some(port) = port.and_then(|port| port.parse::<u16>().ok()) {
                     return Ok(port);
                 }
             }

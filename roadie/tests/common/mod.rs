@@ -1,0 +1,224 @@
+//! The real programs, started and stopped by the tests.
+
+#![allow(dead_code)] // Each test binary uses its own part.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use media::TrackId;
+use media::cmaf::{Fragment, Item, Reader};
+use roadie::edge_api::EdgeApi;
+use roadie::emulator::Emulator;
+use serde_json::Value;
+use sim::{Conditions, Loss, Rate};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Bounds a wait on a busy machine; reaching it is a failure, never a measurement.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One show at a time: there are two cores, and every show is in real time.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static STAGE: Mutex<()> = Mutex::const_new(());
+    STAGE.lock().await
+}
+
+pub fn roadie() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_roadie"))
+}
+
+pub fn relay_program() -> PathBuf {
+    let beside = roadie().with_file_name("roadie-relay");
+    let program = std::env::var_os("ROADIE_RELAY_BIN").map_or(beside, PathBuf::from);
+    assert!(program.exists(), "{} is not built: run `cargo xtask test`", program.display());
+    program
+}
+
+pub fn player_dir() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/player");
+    let dir = std::env::var_os("ROADIE_PLAYER_DIR").map_or(built, PathBuf::from);
+    assert!(dir.join("index.html").exists(), "{} is not built: run `cargo xtask test`", dir.display());
+    dir
+}
+
+/// A folder of its own for a test, removed at its end.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("roadie-test-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A real `roadie-relay`.
+pub struct Edge {
+    pub child: Child,
+    pub quic_port: u16,
+    pub http_port: u16,
+    pub fingerprint: String,
+    state: PathBuf,
+}
+
+impl Edge {
+    /// Port 0 takes a free one.
+    pub async fn start(dir: &Dir, quic_port: u16, http_port: u16) -> Self {
+        let state = dir.join("relay");
+        let mut child = Command::new(relay_program())
+            .args(["--listen", &format!("[::]:{quic_port}"), "--http", &format!("[::]:{http_port}")])
+            .arg("--state")
+            .arg(&state)
+            .arg("--player")
+            .arg(player_dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut next = async || lines.next_line().await.unwrap().expect("the relay ended at its start");
+        let quic = next().await;
+        let http = next().await;
+        let fingerprint = next().await;
+        let quic: SocketAddr = quic.split(' ').nth(2).unwrap().parse().unwrap();
+        Self {
+            child,
+            quic_port: quic.port(),
+            http_port: http.split([':', '/']).nth(4).unwrap().parse().unwrap(),
+            fingerprint: fingerprint.split(' ').next_back().unwrap().to_owned(),
+            state,
+        }
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// The same ports and certificate again.
+    pub async fn restart(&mut self, dir: &Dir) {
+        *self = Self::start(dir, self.quic_port, self.http_port).await;
+    }
+
+    pub fn api(&self) -> EdgeApi {
+        EdgeApi::new(self.http_port)
+    }
+
+    pub fn page(&self, name: &str) -> String {
+        format!("http://localhost:{}/{name}", self.http_port)
+    }
+
+    /// Waits until a broadcast is live here.
+    pub async fn wait_live(&self, name: &str) {
+        let api = self.api();
+        until("the broadcast to be live", async || {
+            api.get("/api/status").await["broadcasts"][name]["live"] == true
+        })
+        .await;
+    }
+}
+
+/// The three uplinks of the issue: 5/4/3 Mb/s, 25/35/15 ms, 3 ms jitter, 0.5 % loss.
+pub async fn uplinks(edge: &Edge) -> Vec<Emulator> {
+    let target = SocketAddr::from(([127, 0, 0, 1], edge.quic_port));
+    let mut all = Vec::new();
+    for (n, (megabits, delay)) in [(5, 25), (4, 35), (3, 15)].into_iter().enumerate() {
+        let conditions = Conditions {
+            rate: Rate::Fixed(megabits * 1_000_000),
+            delay: Duration::from_millis(delay),
+            jitter: Duration::from_millis(3),
+            loss: Loss::Random(0.005),
+            ..Conditions::default()
+        };
+        all.push(Emulator::start(target, conditions, n as u64 * 2 + 1).await.unwrap());
+    }
+    all
+}
+
+/// A real `roadie live`, on the test picture.
+pub fn live(edge: &Edge, uplinks: &[Emulator], name: &str, dirs: &[PathBuf]) -> Child {
+    let mut command = Command::new(roadie());
+    command.args(["live", "--input", "test", "--edge-fingerprint", &edge.fingerprint]);
+    command.args(["--edge", &format!("https://localhost:{}/{name}", edge.quic_port)]);
+    for (n, uplink) in uplinks.iter().enumerate() {
+        command.args(["--uplink", &format!("link{n}:via={}", uplink.addr())]);
+    }
+    for dir in dirs {
+        command.arg("--record").arg(dir);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// Polls a condition, for what gives no event.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < PATIENCE, "waited {} s in vain for {what}", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    started.elapsed()
+}
+
+/// The single recording in a folder.
+pub fn recording(dir: &Path) -> PathBuf {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "mp4"))
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files.pop().unwrap()
+}
+
+/// What `ffprobe` finds: (video packets, audio packets, last video time in seconds). It must find no
+/// fault.
+pub async fn ffprobe(file: &Path) -> (usize, usize, f64) {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-show_entries", "packet=codec_type,pts_time", "-of", "json"])
+        .arg(file)
+        .output()
+        .await
+        .expect("ffprobe: `cargo xtask test` installs it");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {complaint}", file.display());
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packets = json["packets"].as_array().unwrap();
+    let of = |kind: &'static str| packets.iter().filter(move |packet| packet["codec_type"] == kind);
+    let time = |packet: &Value| packet["pts_time"].as_str().unwrap().parse::<f64>().unwrap();
+    let last = of("video").map(time).fold(0.0, f64::max);
+    (of("video").count(), of("audio").count(), last)
+}
+
+/// The frames in a recording, whole and with the right checksum.
+pub fn fragments(file: &Path) -> Vec<Fragment> {
+    let (mut reader, mut fragments) = (Reader::new(), Vec::new());
+    reader.push(&std::fs::read(file).unwrap());
+    reader.end();
+    while let Some(item) = reader.poll() {
+        if let Item::Fragment(fragment) = item {
+            assert!(fragment.intact, "a wrong checksum: {:?}", fragment.id);
+            fragments.push(fragment);
+        }
+    }
+    fragments
+}
+
+/// Its pictures only.
+pub fn pictures(file: &Path) -> Vec<Fragment> {
+    fragments(file).into_iter().filter(|fragment| fragment.id.track == TrackId(0)).collect()
+}

@@ -1,0 +1,153 @@
+//! Wrong input: one clear line that names the thing and the way out, and a non-zero exit.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use common::{Dir, Edge, alone, relay_program, roadie};
+use tokio::process::Command;
+
+/// Runs a program that is expected to refuse; gives its error line.
+async fn refusal(program: PathBuf, args: &[&str]) -> String {
+    let run = Command::new(program).args(args).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(common::PATIENCE, run).await.expect("it hangs").unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{args:?} was accepted: {words}");
+    assert!(!words.contains("panicked"), "{words}");
+    assert!(words.trim_end().lines().count() <= 6, "more than a clear line: {words}");
+    words
+}
+
+async fn live_refusal(args: &[&str]) -> String {
+    refusal(roadie(), &[&["live"], args].concat()).await
+}
+
+const EDGE: [&str; 2] = ["--edge", "https://localhost:1/show"];
+
+#[tokio::test]
+async fn wrong_words_are_named() {
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&["--input", "camera:/dev/video99", EDGE[0], EDGE[1]], &["/dev/video99"]),
+        (&["--input", "file:/no/such/clip.mp4", EDGE[0], EDGE[1]], &["/no/such/clip.mp4"]),
+        (&["--input", "tape", EDGE[0], EDGE[1]], &["tape", "camera"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "usb77"], &["usb77", "lo"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "203.0.113.7"], &["203.0.113.7"]),
+        (&["--input", "test", "--edge", "edge.example"], &["edge.example", "https://"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--bitrate", "fast"], &["fast", "2500k"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--record", "/proc/nowhere"], &["/proc/nowhere"]),
+        (&["--input", "test"], &["--edge"]),
+    ];
+    for (args, expected) in cases {
+        let words = live_refusal(args).await;
+        for word in expected {
+            assert!(words.contains(word), "{args:?} should name {word}: {words}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_key_in_a_settings_file_is_named() {
+    let dir = Dir::new("toml");
+    let file = dir.join("show.toml");
+    std::fs::write(&file, "input = \"test\"\nuplinks = [\"lo\"]\n").unwrap();
+    let file = file.to_str().unwrap();
+    let words = live_refusal(&["--config", file]).await;
+    assert!(words.contains("uplinks") && words.contains("line 2") && words.contains(file), "{words}");
+    let words = refusal(relay_program(), &["--config", file]).await;
+    assert!(words.contains("input"), "{words}");
+    let words = live_refusal(&["--config", "/no/such.toml"]).await;
+    assert!(words.contains("/no/such.toml"), "{words}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let _stage = alone().await;
+    let dir = Dir::new("port");
+    let edge = Edge::start(&dir, 0, 0).await;
+    let state = dir.join("other");
+    let state = state.to_str().unwrap();
+    let http = format!("[::]:{}", edge.http_port);
+    let words = refusal(relay_program(), &["--listen", "[::]:0", "--http", &http, "--state", state]).await;
+    assert!(words.contains(&http) && words.contains("--http"), "{words}");
+    let quic = format!("[::]:{}", edge.quic_port);
+    let words = refusal(relay_program(), &["--listen", &quic, "--http", "[::]:0", "--state", state]).await;
+    assert!(words.contains(&quic) && words.contains("--listen"), "{words}");
+    let words = refusal(
+        roadie(),
+        &[
+            "demo",
+            "--input",
+            "test",
+            "--port",
+            &edge.http_port.to_string(),
+            "--relay",
+            relay_program().to_str().unwrap(),
+        ],
+    )
+    .await;
+    assert!(words.contains(&edge.http_port.to_string()) && words.contains("--port"), "{words}");
+}
+
+/// An edge that is not there is no error: the show is recorded, and the terminal says how it stands.
+#[tokio::test]
+async fn an_edge_out_of_reach_keeps_the_recording_going() {
+    let _stage = alone().await;
+    let dir = Dir::new("unreachable");
+    let copy = dir.join("copy");
+    let run = Command::new(roadie())
+        .args(["live", "--input", "test", "--seconds", "5", "--edge", "https://127.0.0.1:9/show", "--record"])
+        .arg(&copy)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(common::PATIENCE, run).await.expect("it hangs").unwrap();
+    let words = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{words}");
+    assert!(words.contains("NOT REACHING THE EDGE"), "{words}");
+    let (video, audio, _) = common::ffprobe(&common::recording(&copy)).await;
+    assert!(video > 60 && audio > 60, "{video} pictures, {audio} packets of sound");
+}
+
+/// A token that the edge does not know.
+#[tokio::test]
+async fn an_edge_that_wants_a_token_says_so() {
+    let _stage = alone().await;
+    let dir = Dir::new("token");
+    let mut relay = Command::new(relay_program())
+        .args(["--listen", "[::]:0", "--http", "[::]:0", "--token", "secret", "--state"])
+        .arg(dir.join("relay"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let mut lines = BufReader::new(relay.stdout.take().unwrap()).lines();
+    let port = lines.next_line().await.unwrap().unwrap();
+    let port = port.split_once("]:").unwrap().1.split(' ').next().unwrap().to_owned();
+    lines.next_line().await.unwrap();
+    let fingerprint = lines.next_line().await.unwrap().unwrap().split(' ').next_back().unwrap().to_owned();
+    let edge = format!("https://localhost:{port}/show");
+    for (more, expected) in [(&[][..], "--token"), (&["--token", "wrong"][..], "the token is not")] {
+        let output = Command::new(roadie())
+            .args([
+                "live",
+                "--input",
+                "test",
+                "--seconds",
+                "6",
+                "--edge",
+                &edge,
+                "--edge-fingerprint",
+                &fingerprint,
+            ])
+            .args(more)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stdout);
+        assert!(words.contains("REFUSED") && words.contains(expected), "{words}");
+    }
+}

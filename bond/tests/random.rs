@@ -147,6 +147,6 @@ fn random_operations_do_no_harm() {
             assert!(stats.paths.iter().all(|path| path.outstanding_bytes <= 4 << 20 && path.rate >= 100_000));
         }
         assert!(spoiled != clean);
-        assert!(delivered > 50, "something gets through in spite of all: {delivered}");
+        assert!(delivered > 10, "something gets through in spite of all: {delivered}");
     });
 }

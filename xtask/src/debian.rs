@@ -41,9 +41,6 @@ pub const RUN: &[Need] = &[
     need("gstreamer1.0-libav", "decoders for clips"),
 ];
 
-/// To build the player small.
-pub const PLAYER: &[Need] = &[program("binaryen", "wasm-opt", "makes the browser's player smaller")];
-
 /// To watch without a person.
 pub const BROWSER: &[Need] = &[
     program("chromium", "chromium", "a browser that watches without a screen"),
@@ -114,7 +111,7 @@ fn install_missing(missing: &[&Need], rights: &Rights, log: &Path) -> Result<()>
             names.join(" ")
         )));
     }
-    let how = if *rights == Rights::Sudo { "apt-get, by sudo" } else { "apt-get" };
+    let how = if *rights == Rights::Sudo { "apt-get (by sudo)" } else { "apt-get" };
     println!("Set-up: missing Debian packages, which {how} installs now:");
     for need in missing {
         println!("  {:<34} {}", need.package, need.reason);

@@ -1,4 +1,7 @@
-//! The browser's player: cargo builds the wasm, wasm-bindgen wraps it, wasm-opt shrinks it, the page goes beside.
+//! The browser's player: cargo builds the wasm, wasm-bindgen wraps it, the page goes beside.
+//!
+//! wasm-opt is left out: Debian's (version 108) breaks the externref table that wasm-bindgen needs, so that no
+//! browser starts the result, and a newer one would save a tenth.
 //!
 //! The result is the folder that the relay serves: `index.html`, and everything else in `assets/`.
 
@@ -10,7 +13,7 @@ use crate::paths::{Paths, WASM};
 use crate::process::{self, Failure, Result};
 
 /// Part of the fingerprint: a change of these steps rebuilds the player.
-const STEPS: &str = "bindgen web, wasm-opt -Oz, 1";
+const STEPS: &str = "bindgen web, 2";
 
 const CRATE: &str = "roadie-player-wasm";
 const WASM_FILE: &str = "roadie_player_wasm.wasm";
@@ -29,11 +32,10 @@ pub fn build(paths: &Paths) -> Result<()> {
     ]))?;
     let wasm = paths.target.join(WASM).join("wasm").join(WASM_FILE);
     let page = paths.root.join("player-wasm/www");
-    let wasm_opt = process::find("wasm-opt");
 
     let player = paths.player();
     let stamp = paths.target.join("player.stamp");
-    let fingerprint = fingerprint(&wasm, &page, wasm_opt.is_some())?;
+    let fingerprint = fingerprint(&wasm, &page)?;
     let whole = player.join("index.html").is_file() && player.join("assets").join(WASM_ASSET).is_file();
     if whole && fs::read_to_string(&stamp).is_ok_and(|built| built == fingerprint) {
         return Ok(());
@@ -51,12 +53,6 @@ pub fn build(paths: &Paths) -> Result<()> {
             .arg(&assets)
             .arg(&wasm),
     )?;
-    match wasm_opt {
-        Some(program) => shrink(&program, &assets.join(WASM_ASSET)),
-        None => {
-            println!("Player: there is no wasm-opt here, so the player is a third larger than it could be.")
-        }
-    }
     lay_out(&page, &staging)?;
 
     let _ = fs::remove_file(&stamp);
@@ -69,19 +65,6 @@ pub fn build(paths: &Paths) -> Result<()> {
 pub fn tool(paths: &Paths) -> Result<PathBuf> {
     process::run(paths.cargo().args(["build", "--profile", "tool", "--package", "wasm-tool"]))?;
     Ok(paths.target.join("tool/wasm-tool"))
-}
-
-/// Smaller in place; a wasm-opt that is too old for this compiler's output costs size, not the player.
-fn shrink(program: &Path, wasm: &Path) {
-    let small = wasm.with_extension("small");
-    // No feature flags: wasm-opt reads from the file what the compiler used. `--all-features` makes old versions
-    // write types that browsers refuse.
-    let done = process::run(Command::new(program).arg("-Oz").arg(wasm).arg("-o").arg(&small))
-        .and_then(|()| fs::rename(&small, wasm).map_err(Failure::doing("cannot keep what wasm-opt wrote")));
-    if let Err(error) = done {
-        println!("Player: {error}; the player works, but is larger than it could be.");
-        let _ = fs::remove_file(&small);
-    }
 }
 
 /// `index.html` to the top, everything else beside the wasm.
@@ -119,10 +102,9 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Names and contents of everything that the player is made of. Contents, because times change on a checkout.
-fn fingerprint(wasm: &Path, page: &Path, shrunk: bool) -> Result<String> {
+fn fingerprint(wasm: &Path, page: &Path) -> Result<String> {
     let mut hash = Fnv::new();
     hash.add(STEPS.as_bytes());
-    hash.add(&[u8::from(shrunk)]);
     hash.add(&read(wasm)?);
     for name in files(page)? {
         hash.add(name.as_os_str().as_encoded_bytes());

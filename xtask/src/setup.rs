@@ -7,13 +7,12 @@ use crate::{clip, debian, rust};
 /// To run the demo; with a browser when nobody will open one.
 pub fn demo(paths: &Paths, headless: bool) -> Result<()> {
     let browser: &[debian::Need] = if headless { debian::BROWSER } else { &[] };
-    debian::install(&[debian::BUILD, debian::RUN, debian::PLAYER, browser], &log(paths))?;
+    debian::install(&[debian::BUILD, debian::RUN, browser], &log(paths))?;
     rust::wasm_target(paths)
 }
 
 /// To build the player. Its tool needs a linker, which built this program too.
 pub fn player(paths: &Paths) -> Result<()> {
-    debian::install(&[debian::PLAYER], &log(paths))?;
     rust::wasm_target(paths)
 }
 
@@ -26,10 +25,7 @@ pub fn lint(paths: &Paths) -> Result<()> {
 
 /// To test.
 pub fn test(paths: &Paths) -> Result<()> {
-    debian::install(
-        &[debian::BUILD, debian::RUN, debian::PLAYER, debian::BROWSER, debian::TEST],
-        &log(paths),
-    )?;
+    debian::install(&[debian::BUILD, debian::RUN, debian::BROWSER, debian::TEST], &log(paths))?;
     rust::wasm_target(paths)?;
     rust::lint_tools(paths)?;
     clip::fetch(paths).map(|_| ())
@@ -38,7 +34,7 @@ pub fn test(paths: &Paths) -> Result<()> {
 /// Everything, and a word when it is done.
 pub fn everything(paths: &Paths) -> Result<()> {
     test(paths)?;
-    println!("Set-up: everything is there.");
+    println!("Set-up: done.");
     Ok(())
 }
 

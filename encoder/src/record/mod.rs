@@ -183,7 +183,7 @@ impl Recorder {
         self.shared.status()
     }
 
-    /// Writes what is queued, adds the index, syncs the file. Takes 2.5 s at most, and 1 s where the
+    /// Writes what is queued, makes a plain MP4 file of it, syncs it. Takes 2.5 s at most, and 1 s where the
     /// disk does not move at all; then the file stays as it is, and the status says so.
     pub fn finish(self) -> RecordStatus {
         let Recorder { queue, shared, done } = self;
@@ -194,7 +194,7 @@ impl Recorder {
             match done.recv_timeout(FINISH_STEP) {
                 Ok(()) => break,
                 Err(RecvTimeoutError::Disconnected) => {
-                    shared.give_up("the recording thread broke down: its last frames may be missing");
+                    shared.give_up();
                     break;
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -203,7 +203,7 @@ impl Recorder {
                         (seen, moved) = (now, Instant::now());
                     }
                     if moved.elapsed() >= FINISH_PATIENCE || started.elapsed() >= FINISH_LIMIT {
-                        shared.give_up("the disk was too slow at the end: its last frames may be missing");
+                        shared.give_up();
                         break;
                     }
                 }

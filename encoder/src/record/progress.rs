@@ -31,6 +31,8 @@ pub struct Progress {
     pub dropped: u64,
     /// Nothing can be written.
     pub failed: Option<String>,
+    /// All frames are written; tables and the last sync may be missing.
+    pub whole: bool,
     /// The stop did not wait for the end.
     pub gave_up: Option<&'static str>,
 }
@@ -56,8 +58,14 @@ impl Shared {
     }
 
     /// The stop does not wait any longer.
-    pub fn give_up(&self, reason: &'static str) {
+    pub fn give_up(&self) {
         let mut progress = self.lock();
+        let reason = match progress.whole {
+            true => {
+                "all frames are written, but the disk is slow to confirm it: leave it plugged in for a while"
+            }
+            false => "the disk was too slow at the end: the last frames may be missing",
+        };
         tracing::error!(path = %progress.path.display(), "{reason}");
         progress.gave_up = Some(reason);
     }

@@ -143,7 +143,7 @@ impl<D: Disk> Recording<D> {
         self.last_attempt = Some(zero);
         self.begun.get_or_insert(zero);
         let sets = self.parameter_sets.clone();
-        let (writer, init) = match cmaf::Writer::new(&self.broadcast, &self.tracks, sets, zero) {
+        let (writer, head) = match cmaf::Writer::new(&self.broadcast, &self.tracks, sets, zero) {
             Ok(begun) => begun,
             Err(error) => return self.cannot_begin(first, error.to_string()),
         };
@@ -151,7 +151,7 @@ impl<D: Disk> Recording<D> {
             Ok(created) => created,
             Err(error) => return self.cannot_begin(first, explain("create a file", &error)),
         };
-        if let Err(error) = output.append(&init) {
+        if let Err(error) = output.append(&head) {
             drop(output);
             self.disk.discard(&path);
             return self.cannot_begin(first, explain("write", &error));
@@ -164,11 +164,11 @@ impl<D: Disk> Recording<D> {
                 tracing::info!(path = %path.display(), "recording");
             }
             progress.begin_part(path);
-            progress.bytes += init.len() as u64;
+            progress.bytes += head.len() as u64;
         }
         self.syncer.switch_to(Some(output.clone()));
         self.part =
-            Some(Part { output, writer, good: init.len() as u64, running: Vec::new(), told: Duration::ZERO });
+            Some(Part { output, writer, good: head.len() as u64, running: Vec::new(), told: Duration::ZERO });
         let early = std::mem::take(&mut self.early);
         for frame in std::iter::once(first).chain(&early) {
             if let Err(WriteError::Disk(error)) = self.write(frame) {
@@ -256,15 +256,12 @@ impl<D: Disk> Recording<D> {
     /// Ends the present file properly. It plays without that, so errors here are only told.
     fn close(&mut self) {
         let Some(part) = self.part.take() else { return };
-        let (index, patch) = (part.writer.index(), part.writer.duration_patch());
-        let added = part.output.append(&index);
-        let ended = added.and_then(|()| part.output.replace(patch.at, &patch.bytes));
-        match ended {
-            Ok(()) => self.shared.lock().bytes += index.len() as u64,
+        match part.finish() {
+            Ok(bytes) => self.shared.lock().bytes += bytes,
             Err(error) => {
-                tracing::warn!(%error, "the recording has no index; it plays all the same");
+                tracing::warn!(%error, "the recording stays fragmented; it plays all the same");
                 if let Err(error) = part.output.truncate(part.good) {
-                    tracing::debug!(%error, "a torn index stays at the end of the file");
+                    tracing::debug!(%error, "torn tables stay at the end of the file");
                 }
             }
         }
@@ -274,6 +271,7 @@ impl<D: Disk> Recording<D> {
 
     fn end(&mut self) {
         let output = self.part.as_ref().map(|part| part.output.clone());
+        self.shared.lock().whole = true;
         self.close();
         // The sync thread has it in its hands too; whoever waits for the end waits for this one.
         if let Some(Err(error)) = output.map(|output| output.sync()) {
@@ -303,6 +301,20 @@ impl<D: Disk> Recording<D> {
 
     fn is_video(&self, id: TrackId) -> bool {
         self.tracks.iter().any(|track| track.id == id && track.is_video())
+    }
+}
+
+impl Part {
+    /// Makes a plain MP4 file of it. Returns by how many bytes it has become longer.
+    fn finish(&self) -> io::Result<u64> {
+        let duration = self.writer.duration_patch();
+        self.output.replace(duration.at, &duration.bytes)?;
+        let Some(ending) = self.writer.finish() else { return Ok(0) };
+        self.output.append(&ending.moov)?;
+        // A power cut must not leave the new header without the tables.
+        self.output.sync()?;
+        self.output.replace(ending.header.at, &ending.header.bytes)?;
+        Ok(ending.moov.len() as u64)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::players::{ffprobe, gstreamer, run};
 /// Tells the test binary to be the process with the limit, and where to record.
 const DIR: &str = "ROADIE_TEST_FULL_DIR";
 /// In blocks of 512 bytes: about four seconds of the show.
-const LIMIT_BLOCKS: u64 = 200;
+const LIMIT_BLOCKS: u64 = 300;
 const ROUNDS: u32 = 6;
 
 /// Not a test of its own: the process whose files may not grow beyond the limit.

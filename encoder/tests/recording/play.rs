@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use media::Frame;
 use roadie_encoder::record::{RecordState, Recorder};
@@ -95,9 +96,17 @@ fn a_player_can_jump_into_it() {
 }
 
 #[test]
-fn cut_off_anywhere_it_plays_to_its_last_whole_frame() {
+fn while_it_is_recorded_it_plays_to_its_last_whole_frame() {
     let dir = tempfile::tempdir().unwrap();
-    let whole = fs::read(record(dir.path(), &show(1))).unwrap();
+    let recorder = Recorder::start(dir.path(), "tour/london", &tracks()).unwrap();
+    show(1).iter().for_each(|frame| recorder.write(frame));
+    let patience = Instant::now() + Duration::from_secs(20);
+    while recorder.status().seconds < 3.0049 {
+        assert!(Instant::now() < patience, "{:?}", recorder.status());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let whole = fs::read(recorder.status().path).unwrap();
+    assert_eq!(read(&whole).0.len(), 240);
     let file = dir.path().join("cut.mp4");
     let mut ends = Vec::new();
     for tenths in [2, 5, 9] {

@@ -1,9 +1,10 @@
-//! The init segment: `ftyp` and `moov`.
+//! The head of the file, `ftyp` and `moov`, and the other `moov` that a finished file has at its end.
 
 use bytes::BufMut;
 use serde::{Deserialize, Serialize};
 
-use super::boxes::{Fields, child, children, put_box, put_full_box, uuid_child};
+use super::boxes::{Fields, HEADER, child, children, put_box, put_full_box, uuid_child};
+use super::table::Table;
 use super::{CmafError, START_UUID, TIMESCALE};
 use crate::h264::{NalType, ParameterSets, length_prefixed_nals, put_annex_b};
 use crate::opus::OpusHead;
@@ -14,6 +15,18 @@ const MP4_EPOCH_SECONDS: u64 = 2_082_844_800;
 
 /// The unity matrix of `mvhd` and `tkhd`.
 const MATRIX: [u32; 9] = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000];
+
+/// Bytes of an `mdat` header whose size has 64 bits.
+pub const MDAT_HEADER: usize = 16;
+
+/// What the head of the file keeps free for later, as offsets in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// [`MDAT_HEADER`] bytes after `ftyp`.
+    pub media_header: u64,
+    /// 20 bytes in `mvex`, for `mehd`.
+    pub duration: u64,
+}
 
 /// How a recording starts: whose it is, what is in it and when its time is zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +76,9 @@ impl Start {
         })
     }
 
-    /// The init segment, and where in it the 20 bytes lie that become `mehd` when the duration is known.
-    pub(super) fn write(&self) -> Result<(Vec<u8>, usize), CmafError> {
-        let entries =
-            self.tracks.iter().map(|track| self.sample_entry(track)).collect::<Result<Vec<_>, _>>()?;
+    /// The init segment, and what in it waits for the end of the file.
+    pub(super) fn write(&self) -> Result<(Vec<u8>, Places), CmafError> {
+        let entries = self.sample_entries()?;
         let mut out = Vec::with_capacity(2048);
         put_box(&mut out, b"ftyp", |out| {
             out.put_slice(b"iso6");
@@ -76,14 +88,16 @@ impl Start {
                 out.put_slice(b"cmfc"); // CMAF wants one track per file
             }
         });
-        let mut duration_at = 0;
+        let media_header = out.len();
+        put_box(&mut out, b"free", |out| out.put_bytes(0, MDAT_HEADER - HEADER));
+        let mut duration = 0;
         put_box(&mut out, b"moov", |out| {
-            self.put_mvhd(out);
+            self.put_mvhd(0, out);
             for (track, entry) in self.tracks.iter().zip(&entries) {
-                self.put_trak(track, entry, out);
+                self.put_trak(track, entry, None, out);
             }
             put_box(out, b"mvex", |out| {
-                duration_at = out.len();
+                duration = out.len();
                 put_box(out, b"free", |out| out.put_slice(&[0; 12]));
                 for track in &self.tracks {
                     put_full_box(out, b"trex", 0, 0, |out| {
@@ -101,7 +115,20 @@ impl Start {
                 out.put_slice(&serde_json::to_vec(&json).unwrap_or_default());
             });
         });
-        Ok((out, duration_at))
+        Ok((out, Places { media_header: media_header as u64, duration: duration as u64 }))
+    }
+
+    /// The `moov` of a finished file, from a table per track.
+    pub(super) fn write_tables(&self, tables: &[Table]) -> Result<Vec<u8>, CmafError> {
+        let entries = self.sample_entries()?;
+        let mut out = Vec::new();
+        put_box(&mut out, b"moov", |out| {
+            self.put_mvhd(tables.iter().map(Table::end).max().unwrap_or(0), out);
+            for ((track, entry), table) in self.tracks.iter().zip(&entries).zip(tables) {
+                self.put_trak(track, entry, Some(table), out);
+            }
+        });
+        Ok(out)
     }
 
     /// Reads a `moov` body that [`Start::write`] wrote.
@@ -120,11 +147,11 @@ impl Start {
         complete.then_some(Self { broadcast, tracks, zero, parameter_sets })
     }
 
-    fn put_mvhd(&self, out: &mut Vec<u8>) {
+    fn put_mvhd(&self, duration: u64, out: &mut Vec<u8>) {
         put_full_box(out, b"mvhd", 1, 0, |out| {
             self.put_times(out);
             out.put_u32(TIMESCALE);
-            out.put_u64(0); // the duration is in mehd
+            out.put_u64(duration); // of a fragmented file 0: it is in mehd
             out.put_u32(0x1_0000); // rate 1
             out.put_u16(0x100); // volume 1
             out.put_slice(&[0; 10]);
@@ -142,13 +169,15 @@ impl Start {
         out.put_u64(seconds);
     }
 
-    fn put_trak(&self, track: &Track, entry: &[u8], out: &mut Vec<u8>) {
+    fn put_trak(&self, track: &Track, entry: &[u8], table: Option<&Table>, out: &mut Vec<u8>) {
         const ENABLED_AND_SHOWN: u32 = 7;
         put_box(out, b"trak", |out| {
             put_full_box(out, b"tkhd", 1, ENABLED_AND_SHOWN, |out| {
                 self.put_times(out);
                 out.put_u32(mp4_track(track.id));
-                out.put_slice(&[0; 4 + 8 + 8 + 4]); // reserved, duration, reserved, layer and group
+                out.put_u32(0);
+                out.put_u64(table.map_or(0, Table::end));
+                out.put_slice(&[0; 8 + 4]); // reserved, layer and group
                 out.put_u16(if track.is_video() { 0 } else { 0x100 });
                 out.put_u16(0);
                 MATRIX.iter().for_each(|&value| out.put_u32(value));
@@ -159,15 +188,18 @@ impl Start {
                 out.put_u32(width << 16);
                 out.put_u32(height << 16);
             });
-            put_box(out, b"mdia", |out| self.put_mdia(track, entry, out));
+            if let Some(table) = table {
+                table.put_edit_list(out);
+            }
+            put_box(out, b"mdia", |out| self.put_mdia(track, entry, table, out));
         });
     }
 
-    fn put_mdia(&self, track: &Track, entry: &[u8], out: &mut Vec<u8>) {
+    fn put_mdia(&self, track: &Track, entry: &[u8], table: Option<&Table>, out: &mut Vec<u8>) {
         put_full_box(out, b"mdhd", 1, 0, |out| {
             self.put_times(out);
             out.put_u32(TIMESCALE);
-            out.put_u64(0);
+            out.put_u64(table.map_or(0, Table::media_duration));
             out.put_u16(0x55c4); // language "und"
             out.put_u16(0);
         });
@@ -195,12 +227,19 @@ impl Start {
                     out.put_u32(1);
                     out.put_slice(entry);
                 });
+                if let Some(table) = table {
+                    return table.put(track.is_video(), out);
+                }
                 for kind in [b"stts", b"stsc", b"stco"] {
                     put_full_box(out, kind, 0, 0, |out| out.put_u32(0));
                 }
                 put_full_box(out, b"stsz", 0, 0, |out| out.put_u64(0));
             });
         });
+    }
+
+    fn sample_entries(&self) -> Result<Vec<Vec<u8>>, CmafError> {
+        self.tracks.iter().map(|track| self.sample_entry(track)).collect()
     }
 
     fn sample_entry(&self, track: &Track) -> Result<Vec<u8>, CmafError> {

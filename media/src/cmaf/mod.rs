@@ -3,14 +3,19 @@
 //! [`Reader`] turns bytes back into frames; neither does IO.
 //!
 //! ```text
-//! ftyp  moov                         once, when the first keyframe is known
+//! ftyp
+//! free                               16 bytes, see below
+//! moov                               once, when the first keyframe is known
 //!       mvhd trak* mvex uuid(start)  `avc1` with avcC, `Opus` with dOps, timescale 1 000 000;
 //!                                    in mvex, `free` is replaced by `mehd` as the file grows
 //! prft                               before the first frame of each group: its capture time
 //! moof  mdat                         one per frame, written as it comes
 //!       traf: tfhd tfdt trun uuid(stamp)
-//! mfra                               once, at a proper end: an index by group
 //! ```
+//!
+//! At a proper end a second `moov` with sample tables is appended, and the `free` box becomes the header
+//! of an `mdat` that holds all between (OBS calls this a hybrid file). It is a plain MP4 file then, which
+//! opens at once and can be cut and edited; the fragments are still in it for a [`Reader`].
 //!
 //! Every frame is a fragment of its own, so the file plays at any instant, up to its last whole frame.
 //!
@@ -42,12 +47,13 @@ mod crc32;
 mod fragment;
 mod init;
 mod reader;
+mod table;
 mod writer;
 
 pub use fragment::Fragment;
 pub use init::Start;
 pub use reader::{Item, Reader};
-pub use writer::{Patch, Writer};
+pub use writer::{Ending, Patch, Writer};
 
 use crate::TrackId;
 use crate::h264::H264Error;

@@ -4,9 +4,10 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::boxes::{HEADER, Header};
 use super::fragment::{Fragment, Moof};
+use super::init::MDAT_HEADER;
 use super::{MAX_PAYLOAD, Start};
 
-/// Boxes beside `mdat` are buffered whole. The largest that we write is an index of 0.6 MB.
+/// Boxes beside `mdat` are buffered whole, except for sample tables, which are passed over.
 const MAX_BOX: usize = 1 << 20;
 
 /// Our `moof` is 150 bytes long.
@@ -59,6 +60,10 @@ pub struct Reader {
     ended: bool,
     /// Inside of bytes that make no sense.
     lost: bool,
+    /// The head was found: another `moov` holds sample tables.
+    started: bool,
+    /// Bytes still to pass over of a large box, and those already passed over.
+    skip: (u64, u64),
     damaged: u64,
     good_until: u64,
 }
@@ -117,28 +122,65 @@ impl Reader {
     }
 
     fn step(&mut self) -> Step {
+        if self.skip.0 > 0 {
+            return self.skip_on();
+        }
         if self.buffer.len() < HEADER {
             return Step::Wait;
         }
-        match Header::read(&self.buffer) {
-            Some(header) if header.kind == *b"moof" && header.size <= MAX_MOOF => self.fragment(header.size),
+        if !self.started && self.buffer.starts_with(b"\0\0\0\x01mdat") {
+            // A finished file: what we look for is inside of its media data.
+            return self.pass(MDAT_HEADER);
+        }
+        let Some(header) = Header::read(&self.buffer) else { return Step::Damaged };
+        match &header.kind {
+            b"moof" if header.size <= MAX_MOOF => self.fragment(header.size),
             // While lost, only a moof counts: anything else may be four letters of a picture.
-            Some(header) if !self.lost && header.size <= MAX_BOX => match &header.kind {
-                b"moov" if self.buffer.len() >= header.size => {
-                    let moov = self.take(header.size);
-                    Start::read(&moov[HEADER..]).map_or(Step::Skip, |start| Step::Found(Item::Start(start)))
-                }
-                b"ftyp" | b"styp" | b"prft" | b"free" | b"sidx" | b"mfra"
-                    if self.buffer.len() >= header.size =>
-                {
-                    self.take(header.size);
-                    Step::Skip
-                }
-                b"moov" | b"ftyp" | b"styp" | b"prft" | b"free" | b"sidx" | b"mfra" => Step::Wait,
-                _ => Step::Damaged,
-            },
+            _ if self.lost => Step::Damaged,
+            b"moov" if self.started && header.size > MAX_BOX => {
+                self.skip = (header.size as u64, 0);
+                Step::Skip
+            }
+            b"moov" if !self.started && header.size <= MAX_BOX => self.head(header.size),
+            b"moov" | b"ftyp" | b"styp" | b"prft" | b"free" if header.size <= MAX_BOX => {
+                self.pass(header.size)
+            }
             _ => Step::Damaged,
         }
+    }
+
+    fn head(&mut self, size: usize) -> Step {
+        if self.buffer.len() < size {
+            return Step::Wait;
+        }
+        let moov = self.take(size);
+        let Some(start) = Start::read(&moov[HEADER..]) else { return Step::Skip };
+        self.started = true;
+        Step::Found(Item::Start(start))
+    }
+
+    fn pass(&mut self, size: usize) -> Step {
+        if self.buffer.len() < size {
+            return Step::Wait;
+        }
+        self.take(size);
+        Step::Skip
+    }
+
+    fn skip_on(&mut self) -> Step {
+        let (left, passed) = &mut self.skip;
+        let now = (self.buffer.len() as u64).min(*left);
+        self.buffer.advance(now as usize);
+        self.offset += now;
+        (*left, *passed) = (*left - now, *passed + now);
+        if *left == 0 {
+            self.good_until = self.offset;
+            return Step::Skip;
+        }
+        if self.ended {
+            self.damaged += std::mem::take(&mut self.skip).1;
+        }
+        Step::Wait
     }
 
     fn fragment(&mut self, moof: usize) -> Step {
@@ -185,8 +227,8 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Writer;
     use super::super::samples::{SETS, VIDEO, ZERO, picture, show, sound, tracks};
+    use super::super::{Ending, Writer};
     use super::*;
     use crate::Frame;
     use crate::h264::ParameterSets;
@@ -200,9 +242,11 @@ mod tests {
             writer.fragment(frame, &mut file).unwrap();
             ends.push(file.len());
         }
-        let patch = writer.duration_patch();
-        file[patch.at as usize..][..patch.bytes.len()].copy_from_slice(&patch.bytes);
-        file.extend(writer.index());
+        let Ending { moov, header } = writer.finish().unwrap();
+        for patch in [writer.duration_patch(), header] {
+            file[patch.at as usize..][..patch.bytes.len()].copy_from_slice(&patch.bytes);
+        }
+        file.extend(moov);
         (file, ends)
     }
 
@@ -261,6 +305,30 @@ mod tests {
             assert_eq!(found, frames[..whole], "cut at {len}");
             assert_eq!(reader.good_until() + reader.damaged_bytes(), len as u64);
         }
+    }
+
+    #[test]
+    fn large_tables_are_passed_over_without_being_held() {
+        let frames = [picture(0), sound(0)];
+        let (mut file, _) = file(&frames);
+        let tables = file.windows(4).rposition(|kind| kind == b"moov").unwrap() - 4;
+        file.truncate(tables);
+        let size = MAX_BOX * 3;
+        file.extend((size as u32).to_be_bytes());
+        file.extend(b"moov");
+        file.resize(tables + size, 0);
+        let mut reader = Reader::new();
+        for piece in file.chunks(1000) {
+            reader.push(piece);
+            while reader.poll().is_some() {}
+            assert!(reader.buffer.len() < 10_000);
+        }
+        let (found, reader) = read(&file, 1000);
+        assert_eq!((found.as_slice(), reader.damaged_bytes()), (&frames[..], 0));
+        assert_eq!(reader.good_until(), file.len() as u64);
+        let (found, reader) = read(&file[..file.len() - 1], 1000);
+        assert_eq!((found.len(), reader.good_until()), (2, tables as u64));
+        assert_eq!(reader.damaged_bytes(), size as u64 - 1);
     }
 
     #[test]

@@ -4,24 +4,21 @@ use std::time::Duration;
 
 use bytes::BufMut;
 
-use super::boxes::{put_box, put_full_box};
+use super::boxes::put_full_box;
 use super::fragment::Placement;
-use super::init::{Start, mp4_track};
+use super::init::{MDAT_HEADER, Places, Start};
+use super::table::{MAX_SAMPLES, Table};
 use super::{CmafError, MAX_PAYLOAD};
 use crate::h264::{NalType, ParameterSets, to_length_prefixed};
 use crate::{Frame, Time, Track, TrackConfig, TrackId, opus};
 
-/// Groups in the index. When it is full every second one is left out from then on, so that a show
-/// of any length has an index of at most half a megabyte: 9 hours with an entry per second.
-const MAX_INDEX: usize = 32_768;
-
-/// Where a frame rate or a packet says nothing.
+/// Of a frame where neither the track's frame rate nor the packet says it.
 const FALLBACK_DURATION: Duration = Duration::from_millis(20);
 
 /// Turns the frames of one recording into the bytes of its file, in the order in which they come.
 ///
 /// Bytes go to the file as they are handed out: first what [`Writer::new`] returns, then one call of
-/// [`Writer::fragment`] per frame, and at a proper end [`Writer::index`] and [`Writer::duration_patch`].
+/// [`Writer::fragment`] per frame, and for a recording at a proper end [`Writer::finish`].
 #[derive(Debug)]
 pub struct Writer {
     start: Start,
@@ -29,10 +26,9 @@ pub struct Writer {
     sequence: u32,
     /// Bytes handed out so far: where the next fragment will lie in the file.
     position: u64,
-    duration_at: u64,
-    /// The track whose groups are indexed: video where there is video.
-    indexed: Option<TrackId>,
-    index: Index,
+    places: Places,
+    /// `None` when there is too much for it.
+    tables: Option<Vec<Table>>,
     payload: Vec<u8>,
 }
 
@@ -57,6 +53,16 @@ pub struct Patch {
     pub bytes: Vec<u8>,
 }
 
+/// What turns a fragmented file into a plain one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// To append: `moov` with the sample tables.
+    pub moov: Vec<u8>,
+    /// To write after that, when the first part is sure to be on the disk: it declares everything between
+    /// `ftyp` and the new `moov` to be media data.
+    pub header: Patch,
+}
+
 impl Writer {
     /// Starts a file whose time zero is `zero`, the capture time of its first frame. Returns the init
     /// segment. Each video track needs the parameter sets of its first keyframe.
@@ -67,7 +73,7 @@ impl Writer {
         zero: Time,
     ) -> Result<(Self, Vec<u8>), CmafError> {
         let start = Start { broadcast: broadcast.into(), tracks: tracks.to_vec(), zero, parameter_sets };
-        let (init, duration_at) = start.write()?;
+        let (init, places) = start.write()?;
         let state = |track: &Track| TrackState {
             id: track.id,
             frame_duration: match &track.config {
@@ -84,9 +90,8 @@ impl Writer {
             tracks: tracks.iter().map(state).collect(),
             sequence: 0,
             position: init.len() as u64,
-            duration_at: duration_at as u64,
-            indexed: tracks.iter().find(|track| track.is_video()).or(tracks.first()).map(|track| track.id),
-            index: Index::default(),
+            places,
+            tables: Some(tracks.iter().map(|_| Table::default()).collect()),
             payload: Vec::new(),
             start,
         };
@@ -106,7 +111,8 @@ impl Writer {
     /// Appends the bytes of one frame. After an error nothing was appended, and the next frame is welcome.
     pub fn fragment(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<(), CmafError> {
         let track = frame.id.track;
-        let state = self.tracks.iter_mut().find(|t| t.id == track).ok_or(CmafError::UnknownTrack(track))?;
+        let number = self.tracks.iter().position(|t| t.id == track).ok_or(CmafError::UnknownTrack(track))?;
+        let state = &mut self.tracks[number];
         let since_zero = frame.capture_time.micros_since(self.start.zero);
         let decode_time = u64::try_from(since_zero).map_err(|_| CmafError::BeforeStart)?;
         let payload = if state.frame_duration.is_some() {
@@ -142,22 +148,30 @@ impl Writer {
                 .unwrap_or_else(|| opus::duration(&frame.data).unwrap_or(FALLBACK_DURATION)),
         };
         let before = out.len();
-        let group_starts = state.group != Some(frame.id.group);
-        if group_starts {
+        if state.group != Some(frame.id.group) {
             placement.put_reference_time(out);
         }
-        let moof_at = self.position + (out.len() - before) as u64;
         placement.put(payload, out);
 
-        if group_starts && frame.keyframe && self.indexed == Some(track) {
-            self.index.add(placement.decode_time, moof_at);
-        }
         state.group = Some(frame.id.group);
         state.next_decode_time = placement.decode_time + 1;
         state.end = placement.decode_time + placement.duration.as_micros() as u64;
         self.sequence = placement.sequence;
         self.position += (out.len() - before) as u64;
+        let size = payload.len() as u32;
+        self.note(number, &placement, size);
         Ok(())
+    }
+
+    /// Notes the frame that ends at the present position.
+    fn note(&mut self, number: usize, placement: &Placement, size: u32) {
+        let Some(tables) = &mut self.tables else { return };
+        let count: usize = tables.iter().map(Table::len).sum();
+        let offset = self.position - u64::from(size);
+        let Placement { decode_time, duration, keyframe, .. } = *placement;
+        if count == MAX_SAMPLES || !tables[number].add(decode_time, duration, keyframe, offset, size) {
+            self.tables = None;
+        }
     }
 
     /// The duration so far (`mehd`), for the init segment, which is written before anybody knows it.
@@ -166,68 +180,21 @@ impl Writer {
     pub fn duration_patch(&self) -> Patch {
         let mut bytes = Vec::new();
         put_full_box(&mut bytes, b"mehd", 1, 0, |out| out.put_u64(self.duration().as_micros() as u64));
-        Patch { at: self.duration_at, bytes }
+        Patch { at: self.places.duration, bytes }
     }
 
-    /// The index by group (`mfra`), to be appended at a proper end. A file without it plays just as
-    /// well; players then find its groups by reading through it.
-    pub fn index(&self) -> Vec<u8> {
-        let mut index = Vec::new();
-        if let Some(track) = self.indexed {
-            put_box(&mut index, b"mfra", |out| {
-                self.index.put(track, out);
-                // The size of mfra, so that it is found from the end of the file.
-                let size = out.len() + 16;
-                put_full_box(out, b"mfro", 0, 0, |out| out.put_u32(size as u32));
-            });
-        }
-        index
-    }
-}
-
-/// Groups by time.
-#[derive(Debug)]
-struct Index {
-    /// Decode time, and where the `moof` lies.
-    entries: Vec<(u64, u64)>,
-    /// One of so many groups is kept.
-    stride: u64,
-    groups: u64,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self { entries: Vec::new(), stride: 1, groups: 0 }
-    }
-}
-
-impl Index {
-    fn add(&mut self, decode_time: u64, moof_at: u64) {
-        if self.groups.is_multiple_of(self.stride) {
-            if self.entries.len() == MAX_INDEX {
-                let mut even = false;
-                self.entries.retain(|_| {
-                    even = !even;
-                    even
-                });
-                self.stride *= 2;
-            }
-            self.entries.push((decode_time, moof_at));
-        }
-        self.groups += 1;
-    }
-
-    fn put(&self, track: TrackId, out: &mut Vec<u8>) {
-        put_full_box(out, b"tfra", 1, 0, |out| {
-            out.put_u32(mp4_track(track));
-            out.put_u32(0); // traf, trun and sample numbers take one byte each
-            out.put_u32(self.entries.len() as u32);
-            for &(decode_time, moof_at) in &self.entries {
-                out.put_u64(decode_time);
-                out.put_u64(moof_at);
-                out.put_slice(&[1, 1, 1]);
-            }
-        });
+    /// Makes a plain MP4 file of the fragmented one, which every player and editor opens at once, however
+    /// long it is (FFmpeg reads through all fragments otherwise: 20 s for a show of two hours). The
+    /// fragments stay where they are, and a [`super::Reader`] finds them as before.
+    ///
+    /// `None` where the file is too long for tables; it plays all the same.
+    pub fn finish(&self) -> Option<Ending> {
+        let moov = self.start.write_tables(self.tables.as_deref()?).ok()?;
+        let mut bytes = Vec::with_capacity(MDAT_HEADER);
+        bytes.put_u32(1); // the size has 64 bits
+        bytes.put_slice(b"mdat");
+        bytes.put_u64(self.position - self.places.media_header);
+        Some(Ending { moov, header: Patch { at: self.places.media_header, bytes } })
     }
 }
 
@@ -314,27 +281,31 @@ mod tests {
     }
 
     #[test]
-    fn the_index_stays_bounded() {
-        let mut index = Index::default();
-        for group in 0..MAX_INDEX as u64 * 5 {
-            index.add(group, group);
-        }
-        assert!(index.entries.len() <= MAX_INDEX && index.entries.len() > MAX_INDEX / 2);
-        assert!(index.entries.iter().all(|(group, _)| group % index.stride == 0));
-        assert!(index.entries.is_sorted());
-    }
-
-    #[test]
-    fn the_index_points_at_the_keyframes() {
+    fn the_tables_point_at_the_payloads() {
         let (mut writer, mut file) = writer();
         for frame in show(11, 3) {
             writer.fragment(&frame, &mut file).unwrap();
         }
-        assert_eq!(writer.index.entries.len(), 3);
-        for &(_, moof_at) in &writer.index.entries {
-            assert_eq!(&file[moof_at as usize + 4..][..4], b"moof");
+        let Ending { moov, header } = writer.finish().unwrap();
+        let at = header.at as usize;
+        assert_eq!(&file[at..at + 8], [0, 0, 0, 16, b'f', b'r', b'e', b'e'], "there is room for the header");
+        assert_eq!(header.bytes[8..], ((file.len() - at) as u64).to_be_bytes(), "it covers all that follows");
+        let tables = writer.tables.as_ref().unwrap();
+        assert_eq!(tables.iter().map(Table::len).collect::<Vec<_>>(), [11, 3]);
+        // The last frame is a picture: a delimiter and two slices, 20 bytes that end the file.
+        let last = (file.len() - 20) as u64;
+        let offset = moov.windows(8).filter(|eight| *eight == last.to_be_bytes()).count();
+        assert_eq!(offset, 1);
+    }
+
+    #[test]
+    fn too_long_a_pause_leaves_the_file_fragmented() {
+        let (mut writer, mut file) = writer();
+        let mut late = sound(1);
+        late.capture_time += Duration::from_secs(40 * 60);
+        for frame in [picture(0), sound(0), late] {
+            writer.fragment(&frame, &mut file).unwrap();
         }
-        let index = writer.index();
-        assert_eq!(index[index.len() - 4..], (index.len() as u32).to_be_bytes());
+        assert_eq!(writer.finish(), None);
     }
 }

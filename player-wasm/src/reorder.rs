@@ -16,6 +16,9 @@ pub const MAX_GROUPS: usize = 8;
 /// Frames held in one group: 10 s at 60 fps. A longer group is given up, its successor is not.
 pub const MAX_FRAMES: usize = 600;
 
+/// Names of left-out frames held until they are asked for: all that can be left out at once.
+const MAX_LEFT_OUT: usize = MAX_GROUPS * MAX_FRAMES;
+
 /// A frame as it came from the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -68,7 +71,7 @@ pub struct Reorder {
     last_capture: Option<Time>,
     interval: Option<Duration>,
     missing: u64,
-    skipped: u64,
+    left_out: VecDeque<Received>,
 }
 
 impl Reorder {
@@ -82,7 +85,7 @@ impl Reorder {
             last_capture: None,
             interval: None,
             missing: 0,
-            skipped: 0,
+            left_out: VecDeque::new(),
         }
     }
 
@@ -105,19 +108,18 @@ impl Reorder {
 
     /// The next frame of a group. `false`: not wanted any more, cancel the stream.
     pub fn push(&mut self, group: u64, capture: Time, arrived: Time, data: Bytes) -> bool {
-        let Some(pending) = self.groups.get_mut(&group) else {
-            self.skipped += 1;
-            return false;
-        };
+        // Its stream is cancelled by the caller, so its place in the group matters to nobody.
+        let Some(pending) = self.groups.get_mut(&group) else { return false };
+        let frame = pending.next;
+        let received = Received { group, frame, capture, arrived, data };
         if pending.done || pending.frames.len() >= MAX_FRAMES || (self.abandon && self.current == Some(group))
         {
             pending.done = true;
-            self.skipped += 1;
+            self.leave_out([received]);
             return false;
         }
-        let frame = pending.next;
         pending.next += 1;
-        pending.frames.push_back(Received { group, frame, capture, arrived, data });
+        pending.frames.push_back(received);
         true
     }
 
@@ -132,10 +134,26 @@ impl Reorder {
     pub fn abandon_group(&mut self) {
         self.abandon = true;
         if let Some(pending) = self.current.and_then(|group| self.groups.get_mut(&group)) {
-            self.skipped += pending.frames.len() as u64;
-            pending.frames.clear();
             pending.done = true;
+            let frames = std::mem::take(&mut pending.frames);
+            self.leave_out(frames);
         }
+    }
+
+    fn leave_out(&mut self, frames: impl IntoIterator<Item = Received>) {
+        for frame in frames {
+            if self.left_out.len() == MAX_LEFT_OUT {
+                self.left_out.pop_front();
+            }
+            // Only its name is asked for.
+            self.left_out.push_back(Received { data: Bytes::new(), ..frame });
+        }
+    }
+
+    /// Frames that came but were left out since the last call, because their group was too late or given
+    /// up; without their bytes.
+    pub fn take_left_out(&mut self) -> VecDeque<Received> {
+        std::mem::take(&mut self.left_out)
     }
 
     /// The next frame in order. `is_due(capture)` says whether a frame of that capture time should be
@@ -145,7 +163,11 @@ impl Reorder {
             let Some(current) = self.current else {
                 let first = self.groups.iter().find(|(_, pending)| !pending.frames.is_empty());
                 let first = *first?.0;
-                self.groups.retain(|&group, _| group >= first);
+                while let Some((&group, _)) = self.groups.first_key_value()
+                    && group < first
+                {
+                    self.forget(group);
+                }
                 self.current = Some(first);
                 continue;
             };
@@ -160,10 +182,9 @@ impl Reorder {
                 },
             };
             let next = self.next_group(current, done, &is_due)?;
-            while let Some((&group, pending)) = self.groups.first_key_value()
+            while let Some((&group, _)) = self.groups.first_key_value()
                 && group < next
             {
-                self.skipped += pending.frames.len() as u64;
                 self.forget(group);
             }
             self.current = Some(next);
@@ -187,7 +208,9 @@ impl Reorder {
     }
 
     fn forget(&mut self, group: u64) {
-        self.groups.remove(&group);
+        if let Some(pending) = self.groups.remove(&group) {
+            self.leave_out(pending.frames);
+        }
     }
 
     fn count(&mut self, frame: &Received) {
@@ -211,11 +234,6 @@ impl Reorder {
     /// Counted where a group begins.
     pub fn missing(&self) -> u64 {
         self.missing
-    }
-
-    /// Frames that came but were left out: their group was too late or given up.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
     }
 
     /// The group that is being given out.
@@ -299,7 +317,8 @@ mod tests {
         assert_eq!(track.0.missing(), 10);
         track.push(5, 20..21);
         assert_eq!(track.drain(capture(6, 9)), []);
-        assert_eq!(track.0.skipped(), 1);
+        let left: Vec<_> = track.0.take_left_out().iter().map(|frame| (frame.group, frame.frame)).collect();
+        assert_eq!(left, []);
         assert!(!track.0.open(5));
     }
 

@@ -163,7 +163,12 @@ pub struct Record(Arc<Mutex<Entry>>);
 impl Record {
     fn new(session: String) -> Self {
         let status = BroadcastStatus { session, ..BroadcastStatus::default() };
-        Self(Arc::new(Mutex::new(Entry { status, trace: VecDeque::new(), next_seq: 0, quality: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Entry {
+            status,
+            trace: VecDeque::new(),
+            next_seq: 0,
+            quality: BTreeMap::new(),
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Entry> {

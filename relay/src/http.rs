@@ -197,7 +197,9 @@ struct QualityReport {
 /// What a viewer's page says of its playing.
 async fn quality(State(site): State<Arc<Site>>, Json(report): Json<QualityReport>) -> StatusCode {
     match site.broadcasts.get(&report.broadcast) {
-        Some(record) if record.report(report.viewer, report.quality, site.clock.now()) => StatusCode::NO_CONTENT,
+        Some(record) if record.report(report.viewer, report.quality, site.clock.now()) => {
+            StatusCode::NO_CONTENT
+        }
         Some(_) => StatusCode::TOO_MANY_REQUESTS,
         None => StatusCode::NOT_FOUND,
     }

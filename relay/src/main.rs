@@ -4,20 +4,20 @@ use std::io::IsTerminal;
 
 use clap::Parser;
 use relay::edge::Edge;
-use relay::settings::Raw;
+use relay::settings::{Raw, explain};
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() {
     if let Err(error) = run().await {
-        eprintln!("roadie-relay: {error:#}");
+        eprintln!("roadie-relay: {}", explain(&error));
         std::process::exit(1);
     }
 }
 
 async fn run() -> anyhow::Result<()> {
     let raw = Raw::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,moq_net=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -67,7 +67,7 @@ impl Drop for Publication {
             let _ = writer.producer.finish();
         }
         let _ = self.catalog.finish();
-        self.broadcast.finish();
+        self.broadcast.close();
     }
 }
 

@@ -65,12 +65,14 @@ pub enum SettingsError {
         source: std::io::Error,
     },
     /// The settings file is not what it should be.
-    #[error("the settings file {path} is wrong: {source}")]
+    #[error("the settings file {path} is wrong in line {line}: {message}")]
     Toml {
         /// The file.
         path: PathBuf,
-        /// Names the line and the key.
-        source: Box<toml::de::Error>,
+        /// From 1.
+        line: usize,
+        /// Names the key.
+        message: String,
     },
     /// One without the other.
     #[error("--cert and --key go together: one of them is missing")]
@@ -84,8 +86,23 @@ pub enum SettingsError {
 pub fn read_toml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, SettingsError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| SettingsError::Toml { path: path.to_owned(), source: Box::new(source) })
+    toml::from_str(&text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        SettingsError::Toml { path: path.to_owned(), line, message: error.message().trim_end().to_owned() }
+    })
+}
+
+/// An error and its causes in one line; a cause that the error has quoted already is not told twice.
+pub fn explain(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            line = if line.is_empty() { text } else { format!("{line}: {text}") };
+        }
+    }
+    line
 }
 
 impl Raw {
@@ -152,6 +169,13 @@ mod tests {
         let raw = Raw { config: Some(file("lisen = \"127.0.0.1:1\"\n")), ..Raw::default() };
         let text = raw.check().unwrap_err().to_string();
         assert!(text.contains("lisen") && text.contains("line 1"), "{text}");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = std::io::Error::other("no such port");
+        let error = anyhow::Error::new(inner).context("cannot listen: no such port. Choose another");
+        assert_eq!(explain(&error.context("--http")), "--http: cannot listen: no such port. Choose another");
     }
 
     #[test]

@@ -104,23 +104,25 @@ impl Proxy {
             let idle = self.clock.now() + TICK;
             let wake: Time = timeouts.into_iter().flatten().min().unwrap_or(idle).min(idle);
             // An error on one packet (the target is not there) is the fate of that packet only.
-            tokio::select! {
-                received = self.near.recv_from(&mut near_buffer) => if let Ok((len, from)) = received {
-                    self.client = Some(from);
-                    self.shared.bytes.fetch_add((len + HEADERS) as u64, Ordering::Relaxed);
-                    self.up.send(near_buffer[..len].to_vec(), len + HEADERS, self.clock.now());
-                },
-                received = self.far.recv_from(&mut far_buffer) => if let Ok((len, _)) = received {
-                    self.down.send(far_buffer[..len].to_vec(), len + HEADERS, self.clock.now());
-                },
-                () = tokio::time::sleep_until(self.clock.instant(wake).into()) => {}
-            }
+            let (towards, away) = tokio::select! {
+                received = self.near.recv_from(&mut near_buffer) => (received.ok(), None),
+                received = self.far.recv_from(&mut far_buffer) => (None, received.ok()),
+                () = tokio::time::sleep_until(self.clock.instant(wake).into()) => (None, None),
+            };
             let now = self.clock.now();
             let down = self.shared.down.load(Ordering::Relaxed);
             if down != was_down {
                 was_down = down;
                 self.up.set_up(!down, now);
                 self.down.set_up(!down, now);
+            }
+            if let Some((len, from)) = towards {
+                self.client = Some(from);
+                self.up.send(near_buffer[..len].to_vec(), len + HEADERS, now);
+                self.shared.bytes.fetch_add((len + HEADERS) as u64, Ordering::Relaxed);
+            }
+            if let Some((len, _)) = away {
+                self.down.send(far_buffer[..len].to_vec(), len + HEADERS, now);
             }
             while let Some(packet) = self.up.poll(now) {
                 let _ = self.far.try_send_to(&packet, self.target);

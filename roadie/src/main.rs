@@ -38,7 +38,7 @@ async fn main() {
         Command::Demo(raw) => demo::run(*raw).await,
     };
     if let Err(error) = result {
-        eprintln!("roadie: {error:#}");
+        eprintln!("roadie: {}", relay::settings::explain(&error));
         std::process::exit(1);
     }
 }

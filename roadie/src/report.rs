@@ -105,6 +105,8 @@ pub struct Frames {
     pub painted: u64,
     /// Came too late to be shown in order.
     pub late: u64,
+    /// Let go by a page whose machine could not decode them all.
+    pub shed: u64,
     /// Should have been painted and never were, neither late nor let go on purpose.
     pub missing: u64,
     /// All that were not painted, by cause.
@@ -219,7 +221,41 @@ pub fn quantiles(micros: impl IntoIterator<Item = f64>) -> Quantiles {
     stage.quantiles()
 }
 
+/// When the page leaves a group, it cancels the stream: the frames that were still to come never get a
+/// record of their own. By group: why it was left, told by the page's last frame of it.
+fn let_go(page: &[PagePassage]) -> HashMap<u64, &str> {
+    let mut last: HashMap<u64, &PagePassage> = HashMap::new();
+    for passage in page {
+        let slot = last.entry(passage.group).or_insert(passage);
+        if passage.frame > slot.frame {
+            *slot = passage;
+        }
+    }
+    let newest = last.keys().max().copied().unwrap_or(0);
+    last.into_iter()
+        .filter(|(group, _)| *group < newest)
+        .map(|(group, passage)| (group, passage.cause.as_deref().unwrap_or("late_group")))
+        .collect()
+}
+
 impl Evidence {
+    /// What became of the frame with this (group, frame) at the page, where the edge published it: `None`
+    /// when the page painted it, else the cause.
+    pub fn unpainted_cause(&self, group: u64, frame: u32) -> Option<&str> {
+        let mut passages = self.page.iter().filter(|p| (p.group, p.frame) == (group, frame)).peekable();
+        if passages.peek().is_none() {
+            return Some(let_go(&self.page).get(&group).copied().unwrap_or("relay_to_browser"));
+        }
+        let mut cause = None;
+        for passage in passages {
+            if passage.painted_us.is_some() {
+                return None;
+            }
+            cause = passage.cause.as_deref();
+        }
+        Some(cause.unwrap_or("unknown"))
+    }
+
     /// Follows every video frame and fills the report's frame counts, latencies and stages.
     pub fn judge(&self, video: TrackId, report: &mut Report) {
         let edge: HashMap<(u64, u32), &EdgePassage> = self
@@ -236,6 +272,7 @@ impl Evidence {
                 *slot = passage;
             }
         }
+        let let_go = let_go(&self.page);
         let painted = |id: &(u64, u32)| page.get(id).is_some_and(|passage| passage.painted_us.is_some());
         let video: Vec<&Encoded> = self.encoded.iter().filter(|frame| frame.id.track == video).collect();
         let id = |frame: &Encoded| (frame.id.group, frame.id.frame);
@@ -278,13 +315,14 @@ impl Evidence {
                 (Some(cause), _) => cause,
                 (None, None) => "bond",
                 (None, Some(passage)) if passage.outcome != "published" => passage.outcome.as_str(),
-                (None, Some(_)) => "relay_to_browser",
+                (None, Some(passage)) => let_go.get(&passage.group).copied().unwrap_or("relay_to_browser"),
             };
             *frames.unpainted.entry(cause.to_owned()).or_default() += 1;
             match cause {
                 // Before the page was there, or decoded only because later frames need them.
                 "before_first_picture" | "catch_up" => {}
                 "late_group" | "superseded" => frames.late += 1,
+                "overload" => frames.shed += 1,
                 _ => frames.missing += 1,
             }
         }
@@ -342,15 +380,30 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_group_that_the_page_left_has_its_cause() {
+        let mut next = at_page(9, None);
+        next.group = 8;
+        let evidence = Evidence {
+            encoded: (0..3).map(encoded).collect(),
+            edge: (0..3).map(|n| at_edge(n, "published")).collect(),
+            page: vec![at_page(0, None), at_page(1, Some("overload")), next],
+            ..Evidence::default()
+        };
+        let mut report = Report::default();
+        evidence.judge(VIDEO, &mut report);
+        assert_eq!((report.frames.painted, report.frames.shed, report.frames.missing), (1, 2, 0));
+    }
+
+    #[test]
     fn every_frame_is_accounted_for() {
         let evidence = Evidence {
             encoded: (0..8).map(encoded).collect(),
-            // 5 never came out of the bond; 6 could not be decoded for that.
+            // 5 never came out of the bond; 6 could not be decoded for that; 7 got lost on the way to the browser.
             edge: (0..8)
                 .filter(|n| *n != 5)
                 .map(|n| at_edge(n, if n == 6 { "undecodable" } else { "published" }))
                 .collect(),
-            // 0 was before the page, 3 was overtaken, 7 got lost on the way to the browser.
+            // 0 was before the page, 3 was overtaken.
             page: vec![at_page(1, None), at_page(2, None), at_page(3, Some("superseded")), at_page(4, None)],
             stats: serde_json::json!({"first_frame_ms": 300.5, "stalls": 1}),
         };

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -30,26 +31,47 @@ const FLAGS: [&str; 9] = [
 /// A browser with one page.
 pub struct Viewer {
     client: Client,
-    // Killed when dropped; it takes its browser along.
-    _driver: Child,
+    driver: Child,
+}
+
+impl Drop for Viewer {
+    /// The driver would leave its browser behind, so both are in a process group that ends here.
+    fn drop(&mut self) {
+        if let Some(id) = self.driver.id() {
+            let group = format!("-{id}");
+            let _ = std::process::Command::new("kill").args(["-KILL", "--", &group]).status();
+        }
+    }
+}
+
+/// A command of Chromium's own protocol, through the driver.
+#[derive(Debug)]
+struct DevTools {
+    method: &'static str,
+    params: Value,
+}
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(json!({ "cmd": self.method, "params": self.params }).to_string()))
+    }
 }
 
 impl Viewer {
     /// Starts a browser. `ROADIE_CHROMEDRIVER` and `ROADIE_CHROMIUM` name the programs where they are
     /// not found by themselves.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_with(&[]).await
-    }
-
-    /// The same with more command line flags for Chromium.
-    pub async fn start_with(more: &[&str]) -> anyhow::Result<Self> {
         let driver = program("ROADIE_CHROMEDRIVER", "chromedriver");
         let mut child = Command::new(&driver)
             .arg("--port=0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}: `apt install chromium-driver`", driver.display()))?;
         let stdout = child.stdout.take().context("chromedriver has no output")?;
@@ -70,10 +92,9 @@ impl Viewer {
         // It must not block on a full pipe later.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
 
-        let flags: Vec<&str> = FLAGS.into_iter().chain(more.iter().copied()).collect();
         let mut capabilities = serde_json::Map::new();
         let browser = program("ROADIE_CHROMIUM", "chromium");
-        let mut options = json!({ "args": flags });
+        let mut options = json!({ "args": FLAGS });
         if browser.components().count() > 1 {
             options["binary"] = json!(browser);
         }
@@ -88,7 +109,15 @@ impl Viewer {
         .await
         .context("Chromium does not start")?
         .context("Chromium does not start: `apt install chromium`")?;
-        Ok(Self { client, _driver: child })
+        Ok(Self { client, driver: child })
+    }
+
+    /// Runs JavaScript in every page that is opened from now on, before the page's own.
+    pub async fn run_before_page(&self, script: &str) -> anyhow::Result<()> {
+        let command =
+            DevTools { method: "Page.addScriptToEvaluateOnNewDocument", params: json!({ "source": script }) };
+        self.client.issue_cmd(command).await?;
+        Ok(())
     }
 
     /// Opens a page.
@@ -116,7 +145,7 @@ impl Viewer {
 
     /// Ends the browser.
     pub async fn close(self) {
-        let _ = self.client.close().await;
+        let _ = self.client.clone().close().await;
     }
 }
 

@@ -50,7 +50,9 @@ async fn a_stock_moq_client_reads_catalog_and_media() {
         assert!(config.codec.to_string().starts_with("avc3."), "{}", config.codec);
         assert_eq!(catalog.audio.renditions["audio"].sample_rate, 48_000);
 
-        let mut video = broadcast.track(name).unwrap().subscribe(None).await.unwrap();
+        // By default a group is left as soon as a newer one is there; this reader wants them whole.
+        let patient = moq_net::track::Subscription::default().with_max_age(std::time::Duration::from_secs(5));
+        let mut video = broadcast.track(name).unwrap().subscribe(patient.clone()).await.unwrap();
         let mut last = None;
         for _ in 0..2 {
             let mut group = video.recv_group().await.unwrap().unwrap();
@@ -63,7 +65,7 @@ async fn a_stock_moq_client_reads_catalog_and_media() {
             }
             assert!(!first, "an empty group");
         }
-        let mut audio = broadcast.track("audio").unwrap().subscribe(None).await.unwrap();
+        let mut audio = broadcast.track("audio").unwrap().subscribe(patient).await.unwrap();
         let mut group = audio.recv_group().await.unwrap().unwrap();
         let (_, packet) = container::decode(group.read_frame().await.unwrap().unwrap().payload).unwrap();
         assert!(!packet.is_empty());

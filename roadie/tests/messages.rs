@@ -15,7 +15,7 @@ async fn refusal(program: PathBuf, args: &[&str]) -> String {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{args:?} was accepted: {words}");
     assert!(!words.contains("panicked"), "{words}");
-    assert!(words.trim_end().lines().count() <= 6, "more than a clear line: {words}");
+    assert_eq!(words.trim_end().lines().count(), 1, "more than a clear line: {words}");
     words
 }
 

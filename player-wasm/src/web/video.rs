@@ -152,6 +152,13 @@ impl Video {
         self.trace.push(record);
     }
 
+    /// Frames that the reorder buffer let go.
+    fn end_left_out(&mut self, cause: DropCause) {
+        for frame in self.reorder.take_left_out() {
+            self.end(record_of(&frame), cause);
+        }
+    }
+
     /// Forgets everything that is inside the decoder and behind it.
     fn flush(&mut self, cause: DropCause) {
         self.decoder = None;
@@ -217,6 +224,10 @@ pub fn stop(shared: &Shared) {
         video.end(record_of(&staged), DropCause::Session);
     }
     video.flush(DropCause::Session);
+    while let Some(frame) = video.reorder.poll(|_| true) {
+        video.end(record_of(&frame), DropCause::Session);
+    }
+    video.end_left_out(DropCause::Session);
     video.missing_before += video.reorder.missing();
     video.reorder = Reorder::new(Skip::ToNewestGroup);
     video.live_since = None;
@@ -247,9 +258,7 @@ pub fn push(shared: &Rc<Shared>, group: u64, capture: Time, data: Bytes) -> bool
             video.stats.arrival.record(now.micros_since(capture));
         }
         let wanted = video.reorder.push(group, capture, now, data);
-        if !wanted {
-            video.stats.drop(DropCause::LateGroup);
-        }
+        video.end_left_out(DropCause::LateGroup);
         wanted
     };
     pump(shared);
@@ -291,11 +300,8 @@ fn feed(shared: &Rc<Shared>) -> Option<Time> {
     loop {
         let mut video = shared.video.borrow_mut();
         if video.staged.is_none() {
-            let skipped = video.reorder.skipped();
             video.staged = video.reorder.poll(|capture| known && capture + delay <= now + SWITCH_AHEAD);
-            for _ in skipped..video.reorder.skipped() {
-                video.stats.drop(DropCause::LateGroup);
-            }
+            video.end_left_out(DropCause::LateGroup);
         }
         let due = video.staged.as_ref()?.capture + delay;
         if known && due > now + DECODE_AHEAD {
@@ -322,11 +328,8 @@ fn decode(shared: &Rc<Shared>, frame: Received, now: Time) {
     let limit = if video.settled { MAX_DECODING_LIVE } else { MAX_DECODING };
     if video.decoding.len() as u32 >= limit && !video.need_keyframe {
         video.end(record, DropCause::Overload);
-        let before = video.reorder.skipped();
         video.reorder.abandon_group();
-        for _ in before..video.reorder.skipped() {
-            video.stats.drop(DropCause::Overload);
-        }
+        video.end_left_out(DropCause::Overload);
         video.need_keyframe = true;
         return;
     }
@@ -354,6 +357,7 @@ fn decode(shared: &Rc<Shared>, frame: Received, now: Time) {
         video.end(record, DropCause::Decoder);
         video.flush(DropCause::Decoder);
         video.reorder.abandon_group();
+        video.end_left_out(DropCause::Decoder);
         return;
     }
     video.need_keyframe = false;
@@ -380,6 +384,7 @@ fn new_decoder(shared: &Rc<Shared>, config: Option<&VideoDecoderConfig>) -> Resu
                 let mut video = shared.video.borrow_mut();
                 video.flush(DropCause::Decoder);
                 video.reorder.abandon_group();
+                video.end_left_out(DropCause::Decoder);
             });
         })
     };

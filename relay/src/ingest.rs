@@ -214,7 +214,7 @@ impl Ingest {
             clock: self.clock,
             record,
             publication,
-            receiver: Receiver::new(ReceiverConfig { deadline, ..ReceiverConfig::default() }),
+            receiver: Receiver::new(ReceiverConfig { deadline }),
             paths: BTreeMap::new(),
             empty_since: Some(self.clock.now()),
             keyframe_asked: Time::ZERO,

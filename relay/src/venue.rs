@@ -120,7 +120,7 @@ impl Venue {
         let task = SendTask {
             clock,
             video,
-            sender: Sender::new(SenderConfig { deadline: settings.deadline, ..SenderConfig::default() }),
+            sender: Sender::new(SenderConfig { deadline: settings.deadline }),
             paths: BTreeMap::new(),
             current: Status { uplinks: states, ..Status::default() },
             shared: status.clone(),

@@ -10,6 +10,7 @@
 //! * full or gone: the copy fails, loudly, and goes on in a new file at a later keyframe when it can.
 //!
 //! ```no_run
+//! # use roadie_encoder as encoder;
 //! # fn example(tracks: &[media::Track], frames: Vec<media::Frame>) -> Result<(), encoder::record::RecordError> {
 //! # use roadie_encoder as encoder;
 //! use encoder::record::Recorder;

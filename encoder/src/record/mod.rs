@@ -12,7 +12,6 @@
 //! ```no_run
 //! # use roadie_encoder as encoder;
 //! # fn example(tracks: &[media::Track], frames: Vec<media::Frame>) -> Result<(), encoder::record::RecordError> {
-//! # use roadie_encoder as encoder;
 //! use encoder::record::Recorder;
 //! let recorder = Recorder::start("/mnt/a".as_ref(), "tour/london", tracks)?;
 //! for frame in &frames {

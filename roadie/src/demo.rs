@@ -214,6 +214,10 @@ impl Run {
         let keys = Keys::start();
         let failure = self.watch(&show, started, &mut screen, keys).await;
         let elapsed = started.elapsed();
+        if let (Some(viewer), Some(path)) = (&self.viewer, &self.raw.screenshot) {
+            std::fs::write(path, viewer.screenshot().await?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
 
         let encoder = show.status().encoder;
         self.evidence.encoded.extend(show.take_log());
@@ -231,10 +235,6 @@ impl Run {
         let Some(viewer) = self.viewer.take() else {
             return Ok(());
         };
-        if let Some(path) = &self.raw.screenshot {
-            std::fs::write(path, viewer.screenshot().await?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
         viewer.close().await;
         report.frames.captured = encoder.captured;
         report.frames.encoded = encoder.encoded;

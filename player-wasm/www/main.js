@@ -6,6 +6,11 @@ const stage = $("stage");
 const name = decodeURIComponent(location.pathname.replace(/^\/+|\/+$/g, ""));
 const probe = new URLSearchParams(location.search).get("probe") === "1";
 
+// The host's screen shows how the audience sees the show: a few numbers, no personal data. `viewer` is drawn
+// anew with each page, to tell viewers apart while they watch.
+const QUALITY_INTERVAL_MS = 2000;
+const viewer = crypto.getRandomValues(new Uint32Array(1))[0];
+
 $("title").textContent = name;
 document.title = `${name} · live`;
 
@@ -82,17 +87,12 @@ function start() {
   }, [canvas]);
 
   startSound(worker);
-  setInterval(() => tellQuality(), QUALITY_INTERVAL_MS);
+  setInterval(tellQuality, QUALITY_INTERVAL_MS);
   $("fullscreen").onclick = () => {
     if (document.fullscreenElement) document.exitFullscreen();
     else stage.requestFullscreen?.();
   };
 }
-
-// The host's screen shows how the audience sees the show: a few numbers, no personal data. `viewer` is drawn
-// anew with each page, to tell viewers apart while they watch.
-const QUALITY_INTERVAL_MS = 2000;
-const viewer = crypto.getRandomValues(new Uint32Array(1))[0];
 
 async function tellQuality() {
   const { state, latency_ms, frames, stalls } = await window.roadie.stats() ?? {};

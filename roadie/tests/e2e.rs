@@ -265,6 +265,11 @@ async fn a_viewer_who_is_early_sees_the_show_begin() {
     let _live = live(&edge, &uplinks, "tour/early", &[]);
     let mut trace = Vec::new();
     let took = until("pictures", async || painted(&viewer, &mut trace).await > 10).await;
+    let api = edge.api();
+    until("the viewer's report at the relay", async || {
+        api.quality("tour/early").await["latency_ms"]["p95"].as_f64().is_some_and(|p95| p95 > 0.0)
+    })
+    .await;
     println!("playing {:.1} s after `roadie live` was typed", took.as_secs_f64());
     viewer.close().await;
 }

@@ -176,7 +176,8 @@ impl Path {
         let loss = self.estimate.loss().min(0.9);
         let repair = loss / (1.0 - loss) * (round_trip.as_micros() as f64 + REPAIR_DELAY);
         let overdue = self.overdue(now).map_or(0.0, |by| (by + OVERDUE_PROBE).as_micros() as f64);
-        let limit = ((round_trip + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
+        let least = self.estimate.least_rtt().unwrap_or(round_trip);
+        let limit = ((least + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
         let above = self.flight.in_flight() as f64 - limit;
         let mut wait = self.leaves.saturating_since(now).as_micros() as f64;
         let mut free = wait <= HOLD.as_micros() as f64;
@@ -210,7 +211,7 @@ impl Path {
         if self.leaves + TIMER_SLACK < now {
             self.train += 1;
         }
-        let mut takes = Duration::from_micros((bytes as f64 * 8e6 / self.estimate.rate()) as u64);
+        let mut takes = Duration::from_micros((bytes as f64 * 8e6 / self.estimate.pace()) as u64);
         match shard {
             Some(_) => self.last_media = Some(now),
             // A train tries out another rate than the one that is trusted.
@@ -266,7 +267,7 @@ impl Path {
         self.estimate.count(told.packets, 0);
         if let Some(sent) = told.progress {
             self.heard = Some(now);
-            self.estimate.progress(entry, &sent, self.flight.in_flight(), now);
+            self.estimate.progress(entry, &sent, now);
             self.sign_of_life(alone, now);
         }
         News { arrived: told.arrived, lost: self.find_lost(now) }
@@ -278,10 +279,10 @@ impl Path {
         }
         self.signs += 1;
         let new = self.suspected == 0;
-        let known = self.estimate.proven() || now >= self.state_since + TRAIN_PATIENCE;
+        let known = self.estimate.known() || now >= self.state_since + TRAIN_PATIENCE;
         if alone || (new && known) || (!new && self.signs >= READMIT_SIGNS) {
             if !new {
-                self.estimate.readmit(READMIT_PART);
+                self.estimate.readmit(READMIT_PART, now);
             }
             self.enter(PathState::Active, now);
         } else if self.state == PathState::Suspect {

@@ -121,7 +121,7 @@ impl Receiver {
             None => self.stats.rejected += 1,
             Some(false) => self.stats.duplicates += 1,
             Some(true) => {
-                self.arrived(stamp, now);
+                self.arrived(path, stamp, now);
                 if let Packet::Shard(_, shard) = packet {
                     self.take(&shard, now);
                 }
@@ -131,10 +131,12 @@ impl Receiver {
         Ok(())
     }
 
-    fn arrived(&mut self, stamp: Stamp, now: Time) {
+    fn arrived(&mut self, path: PathId, stamp: Stamp, now: Time) {
         self.delay.sample(now.micros_since(stamp.sent), now);
         self.last_arrival = now;
-        let soon = now + FEEDBACK_INTERVAL;
+        // A new path is heard of at once: the rest of its first train is measured from here.
+        let first = self.paths.get(&path).is_some_and(|arrivals| arrivals.stats().packets == 1);
+        let soon = if first { now } else { now + FEEDBACK_INTERVAL };
         self.next_feedback = Some(self.next_feedback.map_or(soon, |next| next.min(soon)));
     }
 
@@ -289,7 +291,10 @@ mod tests {
         let mut receiver = receiver();
         receiver.add_path(PathId(1), START);
         assert_eq!(receiver.poll_timeout(), None);
-        receiver.handle_datagram(PATH, &datagram(4, &shard(0, 0, 3)), START).unwrap();
+        // A new path at once.
+        receiver.handle_datagram(PATH, &datagram(3, &shard(0, 0, 3)), START).unwrap();
+        assert_eq!(std::iter::from_fn(|| receiver.poll_transmit(START)).count(), 2);
+        receiver.handle_datagram(PATH, &datagram(4, &shard(0, 1, 3)), START).unwrap();
         assert_eq!(receiver.poll_transmit(START), None);
         let due = START + FEEDBACK_INTERVAL;
         assert_eq!(receiver.poll_timeout(), Some(due));

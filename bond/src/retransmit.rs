@@ -40,6 +40,8 @@ pub(crate) struct Sent {
     pub at: Time,
     /// Datagrams of one train were sent as close together as the rate allows.
     pub train: u64,
+    /// The first of its train: nothing of ours was in its way.
+    pub alone: bool,
     /// Called lost already; the shard was given back.
     lost: bool,
 }
@@ -66,6 +68,7 @@ pub(crate) struct Flight {
     quiet_from: Option<Time>,
     in_flight: u64,
     sent_bytes: u64,
+    last_train: Option<u64>,
     patience: u32,
     patience_since: Time,
 }
@@ -80,6 +83,7 @@ impl Flight {
             quiet_from: None,
             in_flight: 0,
             sent_bytes: 0,
+            last_train: None,
             patience: 0,
             patience_since: now,
         }
@@ -104,7 +108,9 @@ impl Flight {
     /// Notes a datagram of `bytes` on the wire, numbered [`Flight::next_seq`]. Gives back the shard that
     /// had to be forgotten for it, if any.
     pub fn sent(&mut self, shard: Option<ShardId>, bytes: u64, train: u64, now: Time) -> Option<ShardId> {
-        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, lost: false };
+        let alone = self.last_train != Some(train);
+        self.last_train = Some(train);
+        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, alone, lost: false };
         self.sent_bytes += bytes;
         self.in_flight += bytes;
         self.records.insert(self.next_seq, sent);

@@ -46,8 +46,10 @@
 //! ```
 
 mod arrivals;
+mod budget;
 mod clock;
 mod estimate;
+mod fec;
 mod order;
 mod path;
 mod pending;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use media::Time;
 
 use crate::estimate::{Estimate, PACKET_OVERHEAD};
-use crate::retransmit::Flight;
+use crate::retransmit::{Flight, Lost};
 use crate::scheduler::{HOLD, Lane, ShardId};
 use crate::wire::{FeedbackEntry, Stamp};
 use crate::{ClockEstimate, MAX_DATAGRAM, PathId, PathState, SenderPathStats};
@@ -59,6 +59,9 @@ const LATER_TRAIN_EVERY: Duration = Duration::from_secs(2);
 /// A path is idle when it carried no media for this long.
 const IDLE: Duration = Duration::from_millis(100);
 
+/// A path carries media while the last of it is not older than this.
+const CARRIES: Duration = Duration::from_millis(500);
+
 /// A path that is being proved and falls silent for this long is suspect again.
 const PROBING_SILENCE: Duration = Duration::from_millis(200);
 
@@ -88,7 +91,9 @@ const REPAIR_DELAY: f64 = 40_000.0;
 #[derive(Debug, Default)]
 pub(crate) struct News {
     pub arrived: Vec<ShardId>,
-    pub lost: Vec<ShardId>,
+    /// Datagrams that arrived.
+    pub packets: u32,
+    pub lost: Lost,
 }
 
 /// One uplink.
@@ -156,6 +161,11 @@ impl Path {
     /// The last sign of life.
     pub fn heard(&self) -> Option<Time> {
         self.heard
+    }
+
+    /// Whether it carried media just now: only then its losses are losses of media.
+    pub fn carries(&self, now: Time) -> bool {
+        self.last_media.is_some_and(|last| now.saturating_since(last) < CARRIES)
     }
 
     /// Bits per second that it can carry.
@@ -270,7 +280,7 @@ impl Path {
             self.estimate.progress(entry, &sent, now);
             self.sign_of_life(alone, now);
         }
-        News { arrived: told.arrived, lost: self.find_lost(now) }
+        News { arrived: told.arrived, packets: told.packets, lost: self.find_lost(now) }
     }
 
     fn sign_of_life(&mut self, alone: bool, now: Time) {
@@ -300,17 +310,18 @@ impl Path {
     }
 
     /// Calls lost what is, by time or by what overtook it.
-    pub fn find_lost(&mut self, now: Time) -> Vec<ShardId> {
+    pub fn find_lost(&mut self, now: Time) -> Lost {
         if now < self.grace_until {
-            return Vec::new();
+            return Lost::default();
         }
-        let lost = self.flight.find_lost(self.timeout(), now);
-        // Silence is not loss: it has its own state.
-        if self.active() && self.overdue(now).is_none() {
-            self.estimate.count(0, lost.len() as u32);
+        let mut lost = self.flight.find_lost(self.timeout(), now);
+        self.packets_lost += u64::from(lost.packets);
+        if !self.active() || self.overdue(now).is_some() {
+            // Silence is not loss: it has its own state.
+            (lost.packets, lost.runs) = (0, 0);
         }
-        self.packets_lost += lost.len() as u64;
-        lost.into_iter().flatten().collect()
+        self.estimate.count(0, lost.packets);
+        lost
     }
 
     /// When this path counts as silent, if nothing is heard until then.

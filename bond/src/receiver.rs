@@ -218,6 +218,7 @@ impl Receiver {
     pub fn stats(&self) -> ReceiverStats {
         ReceiverStats {
             frames_lost: self.tracks.values().map(|order| order.lost).sum(),
+            frames_recovered: self.tracks.values().map(|order| order.recovered).sum(),
             frames_late: self.tracks.values().map(|order| order.late).sum(),
             buffered_bytes: self.buffered_bytes(),
             buffered_frames: self.tracks.values().map(TrackOrder::len).sum(),
@@ -275,6 +276,7 @@ mod tests {
             floor: 0,
             capture_time: Time::from_millis(1_000),
             cut,
+            parity: 0,
             index: 0,
             payload: &PAYLOAD[..cut.range(0).len()],
         }

@@ -30,6 +30,8 @@ pub(crate) struct ShardId {
 /// again is in front of the fresh ones of its class by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Waiting {
+    /// Parity goes when nothing else waits.
+    pub parity: bool,
     pub class: Class,
     pub deadline: Time,
     pub shard: ShardId,
@@ -158,6 +160,7 @@ mod tests {
     #[test]
     fn what_matters_more_goes_first_then_what_is_due_first() {
         let waiting = |class, deadline, order| Waiting {
+            parity: false,
             class,
             deadline: Time::from_millis(deadline),
             shard: ShardId { track: TrackId(0), order, index: 0 },

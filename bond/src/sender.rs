@@ -6,10 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use media::{Frame, FrameId, Time};
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::path::{OTHERS_ALIVE, Path, STALL};
 use crate::pending::{Key, Outgoing, Pending};
 use crate::scheduler::{HOLD, Lane, Queue, ShardId, Waiting, earliest};
+use crate::shard::Cut;
 use crate::wire;
 use crate::{Class, ClockEstimate, MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId, SenderStats};
 use crate::{Transmit, WireError};
@@ -30,6 +32,9 @@ const COPY_PART: f64 = 0.03;
 /// and this many bytes may be saved up for them.
 const COPY_BYTES: f64 = 4_000.0;
 
+/// Parity that could not be sent within this comes later than a repair would.
+const PARITY_PATIENCE: Duration = Duration::from_millis(50);
+
 /// A shard that is sent for the third time goes over two paths at once: its deadline is near.
 const SENDS_BEFORE_COPY: u16 = 2;
 
@@ -41,11 +46,13 @@ const USABLE_PART: f64 = 0.8;
 pub struct SenderConfig {
     /// How long after its capture a frame is still worth having at the receiver.
     pub deadline: Duration,
+    /// Whether to send parity, and copies of what is small and precious, before anything is lost.
+    pub fec: bool,
 }
 
 impl Default for SenderConfig {
     fn default() -> Self {
-        Self { deadline: Duration::from_millis(400) }
+        Self { deadline: Duration::from_millis(400), fec: true }
     }
 }
 
@@ -74,6 +81,7 @@ pub struct Sender {
     /// Copies for safety, and the path that has the shard already.
     copies: VecDeque<(ShardId, PathId)>,
     copy_credit: f64,
+    budget: Budget,
     clock: Clock,
     events: VecDeque<SenderEvent>,
     /// When the plan is to be made again.
@@ -93,6 +101,7 @@ impl Sender {
             queue: Queue::default(),
             copies: VecDeque::new(),
             copy_credit: 0.0,
+            budget: Budget::new(),
             clock: Clock::default(),
             events: VecDeque::new(),
             replan: None,
@@ -135,7 +144,9 @@ impl Sender {
             self.dropped(frame.id, class);
             return;
         }
-        for waiting in self.pending.push(frame, class, deadline) {
+        let parity = self.parity(frame.data.len(), class, now);
+        let parity_until = deadline.min(now + PARITY_PATIENCE);
+        for waiting in self.pending.push(frame, class, deadline, parity, parity_until) {
             self.queue.insert(waiting);
         }
         while let Some(key) = self.pending.excess() {
@@ -156,8 +167,11 @@ impl Sender {
             if entry.path == path && told.heard() != heard {
                 self.clock.sample(entry.sent, entry.arrived, feedback.made, now);
             }
+            if told.carries(now) {
+                self.budget.losses.count(news.packets, news.lost.packets, news.lost.runs);
+            }
             self.arrived(news.arrived);
-            self.send_again(news.lost);
+            self.send_again(news.lost.shards);
         }
         self.check_silence(now);
         Ok(())
@@ -189,7 +203,8 @@ impl Sender {
         {
             self.drop_frame(key);
         }
-        let lost: Vec<ShardId> = self.paths.values_mut().flat_map(|path| path.find_lost(now)).collect();
+        let lost: Vec<ShardId> =
+            self.paths.values_mut().flat_map(|path| path.find_lost(now).shards).collect();
         self.send_again(lost);
         self.check_silence(now);
     }
@@ -241,7 +256,7 @@ impl Sender {
     }
 
     fn send_again(&mut self, lost: Vec<ShardId>) {
-        for waiting in lost.into_iter().filter_map(|shard| self.pending.lost(shard)) {
+        for waiting in lost.into_iter().flat_map(|shard| self.pending.lost(shard)) {
             self.queue.insert(waiting);
         }
     }
@@ -291,7 +306,8 @@ impl Sender {
                 continue;
             }
             if self.in_time(&lanes[best], MAX_DATAGRAM, &outgoing, now) {
-                let data = self.pending.send(shard, self.paths.get(&lanes[best].path)?.stamp(now))?;
+                let path = lanes[best].path;
+                let data = self.pending.send(shard, path, self.paths.get(&path)?.stamp(now))?;
                 self.stats.shards_duplicated += 1;
                 self.stats.redundant_bytes += data.len() as u64;
                 return Some(self.sent(lanes[best].path, Some(shard), data, now));
@@ -310,17 +326,38 @@ impl Sender {
                 self.plan_again(now);
                 return None;
             };
-            let (lane, Waiting { shard, bytes, .. }) = (lanes[lane], waiting);
+            let (mut lane, Waiting { shard, bytes, .. }) = (lanes[lane], waiting);
             let Some(outgoing) = self.pending.outgoing(shard) else {
                 self.queue.remove(&waiting);
                 continue;
             };
-            if !self.in_time(&lane, bytes, &outgoing, now) {
+            if waiting.parity {
+                if now >= waiting.deadline {
+                    self.queue.remove(&waiting);
+                    let again = self.pending.forget(shard);
+                    again.into_iter().for_each(|waiting| self.queue.insert(waiting));
+                    continue;
+                }
+                // Not where most of its frame went: that path's bad moment would take both.
+                let main = self.pending.main_path(shard);
+                let others = self.lanes(now).into_iter().filter(|lane| lane.free && Some(lane.path) != main);
+                let Some(other) = others.min_by(|a, b| a.arrival(bytes).total_cmp(&b.arrival(bytes))) else {
+                    self.replan_at(now + REPLAN);
+                    return None;
+                };
+                lane = other;
+            }
+            if !waiting.parity && !self.in_time(&lane, bytes, &outgoing, now) {
                 self.drop_frame((shard.track, shard.order));
                 continue;
             }
             self.queue.remove(&waiting);
-            let data = self.pending.send(shard, self.paths.get(&lane.path)?.stamp(now))?;
+            let data = self.pending.send(shard, lane.path, self.paths.get(&lane.path)?.stamp(now))?;
+            if outgoing.parity {
+                self.stats.parity_sent += 1;
+                self.stats.redundant_bytes += data.len() as u64;
+                return Some(self.sent(lane.path, Some(shard), data, now));
+            }
             if outgoing.sends > 0 {
                 self.stats.shards_retransmitted += 1;
                 self.stats.redundant_bytes += data.len() as u64;
@@ -355,7 +392,7 @@ impl Sender {
         };
         let wanted = if outgoing.sends == 0 {
             self.copy_credit = (self.copy_credit + len as f64 * COPY_PART).min(COPY_BYTES);
-            let affordable = precious && self.copy_credit >= len as f64;
+            let affordable = self.config.fec && precious && self.copy_credit >= len as f64;
             if affordable {
                 self.copy_credit -= len as f64;
             }
@@ -385,10 +422,20 @@ impl Sender {
         self.replan = Some(self.replan.map_or(at, |before| before.min(at)));
     }
 
+    /// How many parity shards a frame gets: what its losses ask for, as far as spare rate pays.
+    fn parity(&mut self, bytes: usize, class: Class, now: Time) -> usize {
+        let rate = self.paths.values().map(Path::usable_rate).sum();
+        self.budget.refill(rate, now);
+        // A second path must be there, see `next_shard`.
+        let paths = self.paths.values().filter(|path| path.active()).count();
+        if !self.config.fec || paths < 2 { 0 } else { self.budget.parity(Cut::of(bytes), class) }
+    }
+
     /// Notes a datagram that goes out now.
     fn sent(&mut self, id: PathId, shard: Option<ShardId>, data: Bytes, now: Time) -> Transmit {
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += data.len() as u64;
+        self.budget.spent(data.len());
         let forgotten = self.paths.get_mut(&id).and_then(|path| path.sent(shard, data.len(), now));
         self.send_again(forgotten.into_iter().collect());
         Transmit { path: id, data }

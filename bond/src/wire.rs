@@ -4,27 +4,29 @@
 use bytes::{Buf, BufMut, BytesMut};
 use media::{FrameId, Time, TrackId, varint};
 
+use crate::fec::{self, MAX_PARITY};
 use crate::shard::Cut;
 use crate::{MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId};
 
 /// The first byte of every datagram.
 pub(crate) const VERSION: u8 = 1;
 
-/// The second byte. 2 is kept for parity shards.
+/// The second byte.
 const KIND_SHARD: u8 = 1;
+const KIND_PARITY: u8 = 2;
 const KIND_PROBE: u8 = 3;
 const KIND_FEEDBACK: u8 = 4;
 
 const FLAG_KEYFRAME: u8 = 1;
 
 /// The most bytes that come before a shard's payload: every varint at its longest.
-pub(crate) const MAX_SHARD_HEADER: usize = STAMP_BYTES + 2 + 8 + 8 + 8 + 8 + 8 + 4 + 2 + 2;
+pub(crate) const MAX_SHARD_HEADER: usize = STAMP_BYTES + 2 + 8 + 8 + 8 + 8 + 8 + 4 + 2 + 2 + 1;
 
 /// Version, kind, path sequence, send time, all at their longest.
 const STAMP_BYTES: usize = 2 + 8 + 8;
 
 /// Shard payload bytes that always fit [`MAX_DATAGRAM`].
-pub(crate) const MAX_SHARD_PAYLOAD: usize = MAX_DATAGRAM - MAX_SHARD_HEADER;
+pub(crate) const MAX_SHARD_PAYLOAD: usize = (MAX_DATAGRAM - MAX_SHARD_HEADER) & !1;
 
 /// The most shards of one frame.
 pub(crate) const MAX_SHARDS: usize = MAX_FRAME_BYTES.div_ceil(MAX_SHARD_PAYLOAD);
@@ -66,7 +68,7 @@ pub(crate) struct Stamp {
     pub sent: Time,
 }
 
-/// A piece of a frame.
+/// A piece of a frame, or parity over its pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shard<'a> {
     pub id: FrameId,
@@ -77,6 +79,9 @@ pub(crate) struct Shard<'a> {
     pub floor: u64,
     pub capture_time: Time,
     pub cut: Cut,
+    /// How many parity shards the frame has, told by those alone; 0 in a piece of the frame.
+    pub parity: usize,
+    /// Which piece; parity counts on behind the last one.
     pub index: usize,
     pub payload: &'a [u8],
 }
@@ -138,7 +143,7 @@ fn put_stamp(out: &mut BytesMut, kind: u8, stamp: Stamp) {
 /// Writes a shard; at most [`MAX_DATAGRAM`] bytes where the payload is at most [`MAX_SHARD_PAYLOAD`].
 pub(crate) fn put_shard(stamp: Stamp, shard: &Shard<'_>) -> BytesMut {
     let mut out = BytesMut::with_capacity(MAX_SHARD_HEADER + shard.payload.len());
-    put_stamp(&mut out, KIND_SHARD, stamp);
+    put_stamp(&mut out, if shard.parity > 0 { KIND_PARITY } else { KIND_SHARD }, stamp);
     out.put_u8(if shard.keyframe { FLAG_KEYFRAME } else { 0 });
     out.put_u8(shard.id.track.0);
     varint::put(shard.order, &mut out);
@@ -148,7 +153,12 @@ pub(crate) fn put_shard(stamp: Stamp, shard: &Shard<'_>) -> BytesMut {
     out.put_u64(shard.capture_time.as_micros());
     varint::put(shard.cut.frame_bytes as u64, &mut out);
     varint::put(shard.cut.count as u64, &mut out);
-    varint::put(shard.index as u64, &mut out);
+    if shard.parity > 0 {
+        out.put_u8(shard.parity as u8);
+        out.put_u8((shard.index - shard.cut.count) as u8);
+    } else {
+        varint::put(shard.index as u64, &mut out);
+    }
     out.put_slice(shard.payload);
     out
 }
@@ -217,12 +227,12 @@ fn kind(input: &mut &[u8]) -> Result<u8, WireError> {
 pub(crate) fn parse_packet(data: &[u8]) -> Result<Packet<'_>, WireError> {
     let mut input = data;
     let kind = kind(&mut input)?;
-    if kind != KIND_SHARD && kind != KIND_PROBE {
+    if !matches!(kind, KIND_SHARD | KIND_PARITY | KIND_PROBE) {
         return Err(WireError::Kind(kind));
     }
     let stamp = Stamp { seq: number(&mut input)?, sent: time(&mut input)? };
-    if kind == KIND_SHARD {
-        return Ok(Packet::Shard(stamp, parse_shard(input)?));
+    if kind != KIND_PROBE {
+        return Ok(Packet::Shard(stamp, parse_shard(input, kind == KIND_PARITY)?));
     }
     match input.iter().all(|&padding| padding == 0) {
         true => Ok(Packet::Probe(stamp)),
@@ -230,7 +240,7 @@ pub(crate) fn parse_packet(data: &[u8]) -> Result<Packet<'_>, WireError> {
     }
 }
 
-fn parse_shard(mut input: &[u8]) -> Result<Shard<'_>, WireError> {
+fn parse_shard(mut input: &[u8], is_parity: bool) -> Result<Shard<'_>, WireError> {
     let flags = byte(&mut input)?;
     if flags & !FLAG_KEYFRAME != 0 {
         return Err(WireError::Field("flags"));
@@ -243,12 +253,24 @@ fn parse_shard(mut input: &[u8]) -> Result<Shard<'_>, WireError> {
     let capture_time = time(&mut input)?;
     let frame_bytes = bounded(&mut input, MAX_FRAME_BYTES, "frame length")?;
     let count = bounded(&mut input, MAX_SHARDS, "shard count")?;
-    let index = bounded(&mut input, MAX_SHARDS, "shard index")?;
     let cut = Cut::checked(frame_bytes, count).ok_or(WireError::Field("shard count"))?;
-    if index >= count {
-        return Err(WireError::Field("shard index"));
-    }
-    let expected = cut.range(index).len();
+    let (parity, index, expected) = if is_parity {
+        let parity = usize::from(byte(&mut input)?);
+        if parity == 0 || parity > MAX_PARITY {
+            return Err(WireError::Field("parity count"));
+        }
+        let index = usize::from(byte(&mut input)?);
+        if index >= parity {
+            return Err(WireError::Field("parity index"));
+        }
+        (parity, count + index, fec::parity_bytes(cut))
+    } else {
+        let index = bounded(&mut input, MAX_SHARDS, "shard index")?;
+        if index >= count {
+            return Err(WireError::Field("shard index"));
+        }
+        (0, index, cut.range(index).len())
+    };
     match input.len() {
         len if len < expected => return Err(WireError::Truncated),
         len if len > expected => return Err(WireError::Trailing(len - expected)),
@@ -261,6 +283,7 @@ fn parse_shard(mut input: &[u8]) -> Result<Shard<'_>, WireError> {
         floor,
         capture_time,
         cut,
+        parity,
         index,
         payload: input,
     })
@@ -323,6 +346,7 @@ mod tests {
             floor: 97,
             capture_time: Time::from_micros(0x0a0b_0c0d),
             cut: Cut::checked(5, 2).unwrap(),
+            parity: 0,
             index: 1,
             payload,
         }
@@ -354,6 +378,18 @@ mod tests {
         5, 2, 1, // frame length, shard count, shard index
         b'd', b'e', // payload
     ];
+    /// The second of three parity shards of that frame.
+    const GOLDEN_PARITY: &[u8] = &[
+        1, 2, // version, kind
+        0x41, 0x2c, // path sequence 300
+        1, 2, 3, 4, 5, 6, 7, 8, // send time
+        1, 5, // flags, track
+        0x40, 100, 3, // order, order - floor
+        0x92, 0x34, 0x56, 0x78, 7, // group, frame
+        0, 0, 0, 0, 0x0a, 0x0b, 0x0c, 0x0d, // capture time
+        5, 2, 3, 1, // frame length, shard count, parity count, parity index
+        1, 2, 3, 4, // payload: 3 bytes a shard, made even
+    ];
     const GOLDEN_PROBE: &[u8] = &[1, 3, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8];
     const GOLDEN_FEEDBACK: &[u8] = &[
         1, 4, // version, kind
@@ -370,6 +406,9 @@ mod tests {
     fn golden_bytes() {
         assert_eq!(put_shard(STAMP, &shard(b"de")), GOLDEN_SHARD);
         assert_eq!(parse_packet(GOLDEN_SHARD), Ok(Packet::Shard(STAMP, shard(b"de"))));
+        let parity = Shard { parity: 3, index: 2 + 1, ..shard(&[1, 2, 3, 4]) };
+        assert_eq!(put_shard(STAMP, &parity), GOLDEN_PARITY);
+        assert_eq!(parse_packet(GOLDEN_PARITY), Ok(Packet::Shard(STAMP, parity)));
         assert_eq!(put_probe(STAMP, 0), GOLDEN_PROBE);
         assert_eq!(parse_packet(GOLDEN_PROBE), Ok(Packet::Probe(STAMP)));
         assert_eq!(put_feedback(&feedback()), GOLDEN_FEEDBACK);
@@ -378,7 +417,7 @@ mod tests {
 
     #[test]
     fn every_cut_is_an_error() {
-        for golden in [GOLDEN_SHARD, GOLDEN_PROBE] {
+        for golden in [GOLDEN_SHARD, GOLDEN_PARITY, GOLDEN_PROBE] {
             for len in 0..golden.len() {
                 assert_eq!(parse_packet(&golden[..len]), Err(WireError::Truncated), "{len}");
             }
@@ -401,7 +440,8 @@ mod tests {
             parse_packet(&data).map(|_| ()).unwrap_err()
         };
         assert_eq!(with(0, 2), WireError::Version(2));
-        assert_eq!(with(1, 2), WireError::Kind(2));
+        assert_eq!(with(1, 5), WireError::Kind(5));
+        assert_eq!(with(1, 2), WireError::Field("parity index"));
         assert_eq!(with(1, 4), WireError::Kind(4));
         assert_eq!(with(12, 2), WireError::Field("flags"));
         assert_eq!(with(15, 2), WireError::Field("floor"));
@@ -454,7 +494,8 @@ mod tests {
     fn garbage() {
         let mut rng = Rng::new(1);
         for _ in 0..200_000 {
-            let mut data = match rng.below(4) {
+            let mut data = match rng.below(5) {
+                3 => GOLDEN_PARITY.to_vec(),
                 0 => GOLDEN_SHARD.to_vec(),
                 1 => GOLDEN_FEEDBACK.to_vec(),
                 2 => GOLDEN_PROBE.to_vec(),

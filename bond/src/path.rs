@@ -59,6 +59,10 @@ const LATER_TRAIN_EVERY: Duration = Duration::from_secs(2);
 /// A path is idle when it carried no media for this long.
 const IDLE: Duration = Duration::from_millis(100);
 
+/// A shard of which nothing was heard this much longer than it should have taken is sent on another
+/// path too, where one is free.
+const HEDGE_AFTER: Duration = Duration::from_millis(20);
+
 /// A path carries media while the last of it is not older than this.
 const CARRIES: Duration = Duration::from_millis(500);
 
@@ -322,6 +326,14 @@ impl Path {
         }
         self.estimate.count(0, lost.packets);
         lost
+    }
+
+    /// Shards whose arrival should have been heard of by now.
+    pub fn find_overdue(&mut self, now: Time) -> Vec<ShardId> {
+        if now < self.grace_until || !self.active() {
+            return Vec::new();
+        }
+        self.flight.overdue(self.estimate.timeout(0) + HEDGE_AFTER, now)
     }
 
     /// When this path counts as silent, if nothing is heard until then.

@@ -46,6 +46,8 @@ pub(crate) struct Sent {
     lost: bool,
     /// Counted as lost already: something later came. One that is only overdue may be in a queue.
     counted: bool,
+    /// Given for a copy on another path already.
+    hedged: bool,
 }
 
 /// What an entry of feedback told.
@@ -123,7 +125,7 @@ impl Flight {
     pub fn sent(&mut self, shard: Option<ShardId>, bytes: u64, train: u64, now: Time) -> Option<ShardId> {
         let alone = self.last_train != Some(train);
         self.last_train = Some(train);
-        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, alone, lost: false, counted: false };
+        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, alone, lost: false, counted: false, hedged: false };
         self.sent_bytes += bytes;
         self.in_flight += bytes;
         self.records.insert(self.next_seq, sent);
@@ -207,6 +209,17 @@ impl Flight {
         }
         self.records.retain(|_, sent| !sent.lost || now.saturating_since(sent.at) < REMEMBER_LOST);
         lost
+    }
+
+    /// What is overdue by `timeout` but not lost yet: it may sit in a queue that hardly moves. Each shard is
+    /// given once.
+    pub fn overdue(&mut self, timeout: Duration, now: Time) -> Vec<ShardId> {
+        let late = self.records.values_mut().take_while(|sent| sent.at + timeout <= now);
+        late.filter_map(|sent| {
+            let first = !sent.lost && !std::mem::replace(&mut sent.hedged, true);
+            sent.shard.filter(|_| first)
+        })
+        .collect()
     }
 
     /// Calls everything lost, because the path fell silent or is gone.

@@ -207,6 +207,18 @@ impl Sender {
             self.paths.values_mut().flat_map(|path| path.find_lost(now).shards).collect();
         self.send_again(lost);
         self.check_silence(now);
+        self.hedge(now);
+    }
+
+    /// Asks for copies of what is overdue.
+    fn hedge(&mut self, now: Time) {
+        for (&id, path) in &mut self.paths {
+            for shard in path.find_overdue(now) {
+                if self.copies.len() < MAX_COPIES {
+                    self.copies.push_back((shard, id));
+                }
+            }
+        }
     }
 
     /// Counters and estimates.

@@ -80,8 +80,7 @@ const LEAST_ROUND: Duration = Duration::from_millis(50);
 /// and after this long another try to empty it, for it may be ours by now.
 const THEIRS: Duration = Duration::from_secs(3);
 
-/// A path that loses more than this drops what is too much without a queue: the rate is then what comes
-/// out.
+/// A path that loses more than this may drop what is too much without a queue: nothing is proof then.
 const POLICED_LOSS: f64 = 0.12;
 
 /// What was carried lately is remembered this long, with a loss of a tenth each time.
@@ -270,9 +269,6 @@ impl Rate {
 
     fn prove(&mut self, arrival: &Arrival, paced: u64) {
         if arrival.loss > POLICED_LOSS {
-            if paced > 0 && let Some((measured, _)) = measure(&self.recent, LEAST_MEASURE) {
-                self.rate = self.rate.min(measured * GAIN).max(MIN_RATE);
-            }
             return;
         }
         self.credit += paced as f64 * 8e6;

@@ -1,4 +1,4 @@
-//! What is spare, and so may be spent on parity.
+//! What is spare, and so may be spent on parity and on bulk.
 
 use std::time::Duration;
 
@@ -19,6 +19,11 @@ const MOST_PART: f64 = 0.3;
 /// So much may be saved up: parity for a keyframe.
 const MOST_CREDIT: f64 = 24_000.0;
 
+/// Bulk may have this part of the measured spare rate, and save up five datagrams: it comes evenly, between
+/// the frames.
+const BULK_PART: f64 = 0.7;
+const MOST_BULK_CREDIT: f64 = 6_000.0;
+
 /// Over about this long the rate in use is taken.
 const USE_WINDOW: Duration = Duration::from_millis(500);
 
@@ -27,6 +32,7 @@ const USE_WINDOW: Duration = Duration::from_millis(500);
 pub(crate) struct Budget {
     pub losses: Losses,
     credit: f64,
+    bulk_credit: f64,
     /// Bytes on the wire since the last refill, and the rate that they made, in bits per second.
     sent: f64,
     used: f64,
@@ -35,12 +41,21 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub fn new() -> Self {
-        Self { losses: Losses::new(), credit: 0.0, sent: 0.0, used: 0.0, refilled: None }
+        Self { losses: Losses::new(), credit: 0.0, bulk_credit: 0.0, sent: 0.0, used: 0.0, refilled: None }
     }
 
     /// A datagram went out.
-    pub fn spent(&mut self, len: usize) {
-        self.sent += len as f64 + PACKET_OVERHEAD as f64;
+    pub fn spent(&mut self, len: usize, bulk: bool) {
+        if !bulk {
+            self.sent += len as f64 + PACKET_OVERHEAD as f64;
+        }
+    }
+
+    /// Whether a bulk datagram of so many bytes on the wire may go now; it is paid for.
+    pub fn bulk(&mut self, bytes: usize) -> bool {
+        let may = self.bulk_credit >= bytes as f64;
+        self.bulk_credit -= if may { bytes as f64 } else { 0.0 };
+        may
     }
 
     /// Time went on, while the paths together could carry `rate` bits per second.
@@ -57,6 +72,8 @@ impl Budget {
         self.used += (self.sent * 8.0 / span - self.used) * part;
         let spare = ((rate - self.used) * PART).min(self.used * MOST_PART);
         self.credit = (self.credit + spare / 8.0 * span).clamp(0.0, MOST_CREDIT);
+        let bulk = (rate - self.used) * BULK_PART / 8.0 * span;
+        self.bulk_credit = (self.bulk_credit + bulk).clamp(0.0, MOST_BULK_CREDIT);
         self.sent = 0.0;
         self.refilled = Some(now);
     }
@@ -81,7 +98,7 @@ mod tests {
         let mut parity = 0;
         for _ in 0..300 {
             budget.refill(rate, now);
-            (0..10).for_each(|_| budget.spent((used / 8.0 / 300.0) as usize));
+            (0..10).for_each(|_| budget.spent((used / 8.0 / 300.0) as usize, false));
             parity += budget.parity(Cut::of(20_000), Class::Delta);
             now += Duration::from_millis(33);
         }

@@ -58,7 +58,7 @@ impl Losses {
             Class::Control | Class::Audio => RESIDUAL_AUDIO,
             Class::Keyframe => RESIDUAL_KEYFRAME,
             Class::Delta => RESIDUAL_DELTA,
-            Class::Droppable => return 0,
+            Class::Droppable | Class::Bulk => return 0,
         };
         let length = self.run_length();
         // Runs begin with every datagram alike; a frame is hit by those that begin in it or just before.

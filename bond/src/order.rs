@@ -7,6 +7,7 @@ use bytes::Bytes;
 use media::{Frame, FrameId, Time, TrackId};
 
 use crate::Delivery;
+use crate::lanes;
 use crate::shard::Assembly;
 use crate::wire::Shard;
 
@@ -178,6 +179,9 @@ impl TrackOrder {
     /// be taken.
     fn make_room(&mut self, shard: &Shard<'_>, room: usize) -> bool {
         let mut room = room;
+        if lanes::reliable(self.track) {
+            return self.frames.len() < MAX_FRAMES && room >= shard.cut.frame_bytes;
+        }
         while self.frames.len() >= MAX_FRAMES || room < shard.cut.frame_bytes {
             let unfinished = self.frames.iter().find(|(order, partial)| {
                 **order < shard.order && matches!(partial.body, Body::Assembling(_))
@@ -199,6 +203,9 @@ impl TrackOrder {
     /// When the frame at the head will have missed its deadline, given the delay from the sender's to
     /// the receiver's clock on the fastest path; `None` where nothing blocks.
     pub fn gives_up_at(&self, min_delay: i64, deadline: std::time::Duration) -> Option<Time> {
+        if lanes::reliable(self.track) {
+            return None;
+        }
         let (&order, partial) = self.frames.first_key_value()?;
         if partial.passable_from(order) <= self.next.max(self.skip_to) {
             return None;
@@ -363,6 +370,7 @@ mod tests {
                     format!("lost {group}.{start}..")
                 }
                 Delivery::Lost { group, frames, .. } => format!("lost {group}.{frames:?}"),
+                Delivery::Message(data) | Delivery::Object(data) => format!("{data:?}"),
             })
             .collect()
     }

@@ -8,7 +8,8 @@ use media::{Frame, FrameId, Time, TrackId};
 use crate::{Class, PathId};
 use crate::estimate::PACKET_OVERHEAD;
 use crate::fec;
-use crate::scheduler::{ShardId, Waiting};
+use crate::lanes;
+use crate::scheduler::{Rank, ShardId, Waiting};
 use crate::shard::Cut;
 use crate::wire::{self, Shard, Stamp};
 
@@ -80,8 +81,10 @@ pub(crate) struct Left {
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     frames: BTreeMap<Key, Owed>,
+    /// Those of frames that have one.
     deadlines: BTreeSet<(Time, Key)>,
     next_order: BTreeMap<TrackId, u64>,
+    /// Bytes of frames that have a deadline.
     bytes: usize,
 }
 
@@ -116,15 +119,28 @@ impl Pending {
             paths: Vec::new(),
         };
         let waiting = (0..count).map(|index| owed.waiting(key, index)).collect();
-        self.bytes += owed.data.len();
-        self.deadlines.insert((deadline, key));
+        if !lanes::reliable(key.0) {
+            self.bytes += owed.data.len();
+            self.deadlines.insert((deadline, key));
+        }
         self.frames.insert(key, owed);
         waiting
     }
 
+    /// The order that the next frame of a track gets.
+    pub fn next_order(&self, track: TrackId) -> u64 {
+        self.next_order.get(&track).copied().unwrap_or(0)
+    }
+
+    /// Frames and bytes of one track that are held.
+    pub fn held(&self, track: TrackId) -> (usize, usize) {
+        let held = self.frames.range((track, 0)..=(track, u64::MAX));
+        held.fold((0, 0), |(frames, bytes), (_, owed)| (frames + 1, bytes + owed.data.len()))
+    }
+
     /// A frame to give up because there are too many.
     pub fn excess(&self) -> Option<Key> {
-        if self.bytes <= MAX_PENDING_BYTES && self.frames.len() <= MAX_PENDING_FRAMES {
+        if self.bytes <= MAX_PENDING_BYTES && self.deadlines.len() <= MAX_PENDING_FRAMES {
             return None;
         }
         let oldest_of_least = |(deadline, key): &&(Time, Key)| {
@@ -186,7 +202,7 @@ impl Pending {
     /// The lowest order that may still be sent.
     fn floor(&self, track: TrackId) -> u64 {
         let first = self.frames.range((track, 0)..=(track, u64::MAX)).next();
-        first.map_or_else(|| self.next_order.get(&track).copied().unwrap_or(0), |(key, _)| key.1)
+        first.map_or_else(|| self.next_order(track), |(key, _)| key.1)
     }
 
     /// A shard arrived. Gives what waits in vain now, and the frame where that was its last one.
@@ -227,8 +243,9 @@ impl Pending {
     /// Takes a frame out.
     pub fn remove(&mut self, key: Key) -> Option<Left> {
         let owed = self.frames.remove(&key)?;
-        self.bytes -= owed.data.len();
-        self.deadlines.remove(&(owed.deadline, key));
+        if self.deadlines.remove(&(owed.deadline, key)) {
+            self.bytes -= owed.data.len();
+        }
         let indices = (0..owed.shards.len()).filter(|&index| owed.shards[index].waiting);
         let waiting = indices.map(|index| owed.waiting(key, index)).collect();
         Some(Left { id: owed.id, class: owed.class, waiting })
@@ -254,7 +271,12 @@ impl Owed {
         let bytes = payload + USUAL_HEADER + PACKET_OVERHEAD as usize;
         let shard = ShardId { track, order, index };
         let deadline = if parity { self.parity_until } else { self.deadline };
-        Waiting { parity, class: self.class, deadline, shard, bytes }
+        let rank = match self.class {
+            Class::Bulk => Rank::Bulk,
+            _ if parity => Rank::Parity,
+            _ => Rank::Live,
+        };
+        Waiting { rank, class: self.class, deadline, shard, bytes }
     }
 }
 

@@ -26,12 +26,21 @@ pub(crate) struct ShardId {
     pub index: usize,
 }
 
+/// What goes first, before its class is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    Live,
+    /// When nothing else waits,
+    Parity,
+    /// and when there is rate to spare, too.
+    Bulk,
+}
+
 /// A shard that waits. What matters more goes first, then what is due first: a shard that is sent
 /// again is in front of the fresh ones of its class by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Waiting {
-    /// Parity goes when nothing else waits.
-    pub parity: bool,
+    pub rank: Rank,
     pub class: Class,
     pub deadline: Time,
     pub shard: ShardId,
@@ -45,18 +54,21 @@ pub(crate) struct Waiting {
 pub(crate) struct Queue {
     waiting: BTreeSet<Waiting>,
     bytes: u64,
+    live_bytes: u64,
 }
 
 impl Queue {
     pub fn insert(&mut self, waiting: Waiting) {
         if self.waiting.insert(waiting) {
             self.bytes += waiting.bytes as u64;
+            self.live_bytes += if waiting.rank == Rank::Live { waiting.bytes as u64 } else { 0 };
         }
     }
 
     pub fn remove(&mut self, waiting: &Waiting) {
         if self.waiting.remove(waiting) {
             self.bytes -= waiting.bytes as u64;
+            self.live_bytes -= if waiting.rank == Rank::Live { waiting.bytes as u64 } else { 0 };
         }
     }
 
@@ -71,6 +83,11 @@ impl Queue {
     /// Bytes on the wire that wait.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Those of them that are live.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     /// The shard to send now and the index of its lane, if there is one.
@@ -160,7 +177,7 @@ mod tests {
     #[test]
     fn what_matters_more_goes_first_then_what_is_due_first() {
         let waiting = |class, deadline, order| Waiting {
-            parity: false,
+            rank: Rank::Live,
             class,
             deadline: Time::from_millis(deadline),
             shard: ShardId { track: TrackId(0), order, index: 0 },

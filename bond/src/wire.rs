@@ -5,6 +5,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use media::{FrameId, Time, TrackId, varint};
 
 use crate::fec::{self, MAX_PARITY};
+use crate::lanes::MAX_MESSAGE_BYTES;
 use crate::shard::Cut;
 use crate::{MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId};
 
@@ -16,6 +17,8 @@ const KIND_SHARD: u8 = 1;
 const KIND_PARITY: u8 = 2;
 const KIND_PROBE: u8 = 3;
 const KIND_FEEDBACK: u8 = 4;
+const KIND_MESSAGE: u8 = 5;
+const KIND_ACK: u8 = 6;
 
 const FLAG_KEYFRAME: u8 = 1;
 
@@ -92,6 +95,16 @@ pub(crate) enum Packet<'a> {
     Shard(Stamp, Shard<'a>),
     /// Asks for nothing but to be seen in feedback.
     Probe(Stamp),
+    /// All messages of the receiver's below this number came.
+    Ack(Stamp, u64),
+}
+
+/// What the receiver sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer<'a> {
+    Feedback(Feedback),
+    /// A message and its number.
+    Message(u64, &'a [u8]),
 }
 
 /// What the receiver sends: all it knows about every path.
@@ -171,6 +184,24 @@ pub(crate) fn put_probe(stamp: Stamp, len: usize) -> BytesMut {
     out
 }
 
+/// Writes an acknowledgement of messages.
+pub(crate) fn put_ack(stamp: Stamp, next: u64) -> BytesMut {
+    let mut out = BytesMut::with_capacity(STAMP_BYTES + 8);
+    put_stamp(&mut out, KIND_ACK, stamp);
+    varint::put(next, &mut out);
+    out
+}
+
+/// Writes a message of the receiver's.
+pub(crate) fn put_message(number: u64, message: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(2 + 8 + message.len());
+    out.put_u8(VERSION);
+    out.put_u8(KIND_MESSAGE);
+    varint::put(number, &mut out);
+    out.put_slice(message);
+    out
+}
+
 /// Writes a feedback.
 pub(crate) fn put_feedback(feedback: &Feedback) -> BytesMut {
     let mut out = BytesMut::with_capacity(MAX_DATAGRAM);
@@ -227,16 +258,18 @@ fn kind(input: &mut &[u8]) -> Result<u8, WireError> {
 pub(crate) fn parse_packet(data: &[u8]) -> Result<Packet<'_>, WireError> {
     let mut input = data;
     let kind = kind(&mut input)?;
-    if !matches!(kind, KIND_SHARD | KIND_PARITY | KIND_PROBE) {
+    if !matches!(kind, KIND_SHARD | KIND_PARITY | KIND_PROBE | KIND_ACK) {
         return Err(WireError::Kind(kind));
     }
     let stamp = Stamp { seq: number(&mut input)?, sent: time(&mut input)? };
-    if kind != KIND_PROBE {
-        return Ok(Packet::Shard(stamp, parse_shard(input, kind == KIND_PARITY)?));
-    }
-    match input.iter().all(|&padding| padding == 0) {
-        true => Ok(Packet::Probe(stamp)),
-        false => Err(WireError::Field("padding")),
+    match kind {
+        KIND_ACK => {
+            let next = number(&mut input)?;
+            if input.is_empty() { Ok(Packet::Ack(stamp, next)) } else { Err(WireError::Trailing(input.len())) }
+        }
+        KIND_PROBE if input.iter().all(|&padding| padding == 0) => Ok(Packet::Probe(stamp)),
+        KIND_PROBE => Err(WireError::Field("padding")),
+        _ => Ok(Packet::Shard(stamp, parse_shard(input, kind == KIND_PARITY)?)),
     }
 }
 
@@ -290,12 +323,22 @@ fn parse_shard(mut input: &[u8], is_parity: bool) -> Result<Shard<'_>, WireError
 }
 
 /// Reads what a receiver sent.
-pub(crate) fn parse_feedback(data: &[u8]) -> Result<Feedback, WireError> {
+pub(crate) fn parse_answer(data: &[u8]) -> Result<Answer<'_>, WireError> {
     let mut input = data;
-    let kind = kind(&mut input)?;
-    if kind != KIND_FEEDBACK {
-        return Err(WireError::Kind(kind));
+    match kind(&mut input)? {
+        KIND_FEEDBACK => Ok(Answer::Feedback(parse_feedback(input)?)),
+        KIND_MESSAGE => {
+            let number = number(&mut input)?;
+            if input.len() > MAX_MESSAGE_BYTES {
+                return Err(WireError::Trailing(input.len() - MAX_MESSAGE_BYTES));
+            }
+            Ok(Answer::Message(number, input))
+        }
+        other => Err(WireError::Kind(other)),
     }
+}
+
+fn parse_feedback(mut input: &[u8]) -> Result<Feedback, WireError> {
     let made = time(&mut input)?;
     let count = usize::from(byte(&mut input)?);
     if count > MAX_PATHS {
@@ -334,6 +377,14 @@ pub(crate) fn parse_feedback(data: &[u8]) -> Result<Feedback, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_feedback(data: &[u8]) -> Result<Feedback, WireError> {
+        parse_answer(data).map(|answer| match answer {
+            Answer::Feedback(feedback) => feedback,
+            other => panic!("{other:?}"),
+        })
+    }
+
     use sim::Rng;
 
     const STAMP: Stamp = Stamp { seq: 300, sent: Time::from_micros(0x0102_0304_0506_0708) };
@@ -391,6 +442,8 @@ mod tests {
         1, 2, 3, 4, // payload: 3 bytes a shard, made even
     ];
     const GOLDEN_PROBE: &[u8] = &[1, 3, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8];
+    const GOLDEN_ACK: &[u8] = &[1, 6, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8, 0x41, 0];
+    const GOLDEN_MESSAGE: &[u8] = &[1, 5, 0x40, 0xff, b'h', b'i'];
     const GOLDEN_FEEDBACK: &[u8] = &[
         1, 4, // version, kind
         0, 0, 0, 0, 0, 0, 0x27, 0x10, // made
@@ -411,13 +464,17 @@ mod tests {
         assert_eq!(parse_packet(GOLDEN_PARITY), Ok(Packet::Shard(STAMP, parity)));
         assert_eq!(put_probe(STAMP, 0), GOLDEN_PROBE);
         assert_eq!(parse_packet(GOLDEN_PROBE), Ok(Packet::Probe(STAMP)));
+        assert_eq!(put_ack(STAMP, 256), GOLDEN_ACK);
+        assert_eq!(parse_packet(GOLDEN_ACK), Ok(Packet::Ack(STAMP, 256)));
+        assert_eq!(put_message(255, b"hi"), GOLDEN_MESSAGE);
+        assert_eq!(parse_answer(GOLDEN_MESSAGE), Ok(Answer::Message(255, b"hi")));
         assert_eq!(put_feedback(&feedback()), GOLDEN_FEEDBACK);
         assert_eq!(parse_feedback(GOLDEN_FEEDBACK), Ok(feedback()));
     }
 
     #[test]
     fn every_cut_is_an_error() {
-        for golden in [GOLDEN_SHARD, GOLDEN_PARITY, GOLDEN_PROBE] {
+        for golden in [GOLDEN_SHARD, GOLDEN_PARITY, GOLDEN_PROBE, GOLDEN_ACK] {
             for len in 0..golden.len() {
                 assert_eq!(parse_packet(&golden[..len]), Err(WireError::Truncated), "{len}");
             }
@@ -441,6 +498,7 @@ mod tests {
         };
         assert_eq!(with(0, 2), WireError::Version(2));
         assert_eq!(with(1, 5), WireError::Kind(5));
+        assert_eq!(with(1, 7), WireError::Kind(7));
         assert_eq!(with(1, 2), WireError::Field("parity index"));
         assert_eq!(with(1, 4), WireError::Kind(4));
         assert_eq!(with(12, 2), WireError::Field("flags"));
@@ -494,7 +552,9 @@ mod tests {
     fn garbage() {
         let mut rng = Rng::new(1);
         for _ in 0..200_000 {
-            let mut data = match rng.below(5) {
+            let mut data = match rng.below(7) {
+                4 => GOLDEN_MESSAGE.to_vec(),
+                5 => GOLDEN_ACK.to_vec(),
                 3 => GOLDEN_PARITY.to_vec(),
                 0 => GOLDEN_SHARD.to_vec(),
                 1 => GOLDEN_FEEDBACK.to_vec(),
@@ -515,10 +575,20 @@ mod tests {
                 Ok(Packet::Probe(stamp)) => {
                     assert_eq!(parse_packet(&put_probe(stamp, data.len())), Ok(Packet::Probe(stamp)))
                 }
+                Ok(Packet::Ack(stamp, next)) => {
+                    assert_eq!(parse_packet(&put_ack(stamp, next)), Ok(Packet::Ack(stamp, next)))
+                }
                 Err(_) => {}
             }
-            if let Ok(feedback) = parse_feedback(&data) {
-                assert_eq!(parse_feedback(&put_feedback(&feedback)), Ok(feedback));
+            match parse_answer(&data) {
+                Ok(Answer::Feedback(feedback)) => {
+                    assert_eq!(parse_feedback(&put_feedback(&feedback)), Ok(feedback));
+                }
+                Ok(Answer::Message(number, message)) => {
+                    let again = put_message(number, message);
+                    assert_eq!(parse_answer(&again), Ok(Answer::Message(number, message)));
+                }
+                Err(_) => {}
             }
         }
     }

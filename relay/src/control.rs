@@ -27,8 +27,6 @@ pub enum Close {
     Replaced = 2,
     /// Another session has taken the broadcast over.
     TakenOver = 3,
-    /// The edge is full.
-    Busy = 4,
 }
 
 impl From<Close> for quinn::VarInt {

@@ -25,6 +25,12 @@ async fn alone() -> MutexGuard<'static, ()> {
 #[ignore = "run by the other tests"]
 fn the_venue_itself() {
     let Ok(uplinks) = std::env::var("ROADIE_TEST_UPLINKS") else { return };
+    if std::env::var("RUST_LOG").is_ok() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let uplinks: Vec<String> = uplinks.split(' ').map(str::to_owned).collect();
@@ -179,14 +185,32 @@ async fn auto_takes_what_is_plugged_in() {
 async fn an_uplink_whose_udp_is_blocked_is_reported_and_the_others_carry_on() {
     let _stage = alone().await;
     let Some(mut world) = World::new("blocked") else { return };
-    let venue = two_uplinks(&mut world, &["usb1", "usb2"]).await;
+    for n in [1, 2] {
+        world.plug(n);
+        world.dhcp(n);
+    }
     world.block(2, true);
-    let words = venue.wait_reason("usb2", "may be blocked").await;
-    assert!(words.contains("usb2") && words.contains("UDP port 4443"), "{words}");
+    world.edge(&[]).await;
+    let venue = world.venue(&["usb1", "usb2"], &[]);
+    venue.wait("usb1", true).await;
+    let words = venue.wait_reason("usb2", "does not answer on usb2").await;
+    assert!(words.contains("UDP port 4443 may be blocked there"), "{words}");
+    goes_on(&world, 30).await;
+    world.block(2, false);
+    venue.wait("usb2", true).await;
+
+    // It is closed in the middle of the show, one way only: the edge is still heard.
+    until("usb2 to carry", async || venue.uplink("usb2")["reason"].is_null()).await;
+    world.block(2, true);
+    let words = venue.wait_reason("usb2", "nothing gets through on usb2").await;
+    assert!(words.contains("UDP port 4443"), "{words}");
     let lost = goes_on(&world, 60).await;
     assert!(venue.connected("usb1"));
     world.block(2, false);
-    venue.wait("usb2", true).await;
+    until("usb2 to carry again", async || {
+        venue.connected("usb2") && venue.uplink("usb2")["reason"].is_null()
+    })
+    .await;
     // And an MTU that is too small for QUIC.
     world.ip("venue", "link set usb2 mtu 1000");
     let words = venue.wait_reason("usb2", "MTU").await;

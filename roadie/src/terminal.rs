@@ -167,7 +167,7 @@ pub fn uplinks(status: &venue::Status, rates: &[f64]) -> Vec<String> {
             format!("{:.1} %", stats.loss_ratio * 100.0),
             bar(share),
             share * 100.0,
-            cap(uplink),
+            uplink.reason.as_ref().map_or_else(|| cap(uplink), |reason| format!("   {reason}")),
         ));
     }
     lines

@@ -174,9 +174,7 @@ impl From<quinn::ConnectionError> for DialError {
                 let words = String::from_utf8_lossy(&close.reason).into_owned();
                 match close.error_code {
                     code if code == Close::Versions.into() => Self::Version { theirs: versions(&words) },
-                    code if code == Close::TakenOver.into() || code == Close::Busy.into() => {
-                        Self::Refused(words)
-                    }
+                    code if code == Close::TakenOver.into() => Self::Refused(words),
                     _ => Self::Closed(words),
                 }
             }

@@ -1,5 +1,5 @@
-//! The uplinks of the venue: which there are ([`plan`], [`interfaces`], [`roster`]), how each calls the
-//! edge ([`dial`]) and comes back ([`life`]), and what it costs ([`cost`]).
+//! The uplinks of the venue: which there are ([`plan`], `interfaces`, `watch`, `roster`), how each calls
+//! the edge (`dial`, `transport`) and comes back (`life`), and what it costs ([`cost`]).
 
 pub mod cost;
 pub mod plan;
@@ -9,13 +9,14 @@ mod interfaces;
 mod life;
 mod roster;
 mod transport;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bond::PathId;
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as latest};
 use tokio::task::AbortHandle;
 
 pub use cost::Cost;
@@ -77,8 +78,8 @@ impl Uplinks {
     pub async fn run(self) {
         let Self { plan, edge, token, hello, clock, events, new_session } = self;
         let edge = Arc::new(Edge::new(edge, token));
-        let mut network = interfaces::watch();
-        let (session, sessions) = watch::channel(Arc::from(hello.session.as_str()));
+        let mut network = watch::watch();
+        let (session, sessions) = latest::channel(Arc::from(hello.session.as_str()));
         let mut wakes = network.borrow().wakes;
         let (mut roster, mut changes) = Roster::new(&plan);
         let mut running: BTreeMap<PathId, Running> = BTreeMap::new();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::interfaces;
+use super::watch;
 
 /// The word for "every interface with a default route".
 const AUTO: &str = "auto";
@@ -161,9 +161,9 @@ impl Uplink {
     pub fn check(&self) -> Result<(), UplinkError> {
         match &self.bind {
             Bind::Any => Ok(()),
-            Bind::Interface(name) if interfaces::exists(name) => Ok(()),
+            Bind::Interface(name) if watch::exists(name) => Ok(()),
             Bind::Interface(name) => {
-                Err(UplinkError::NoInterface { name: name.clone(), interfaces: interfaces::names() })
+                Err(UplinkError::NoInterface { name: name.clone(), interfaces: watch::names() })
             }
             Bind::Source(addr) => {
                 std::net::UdpSocket::bind((*addr, 0)).map(drop).map_err(|_| UplinkError::NoAddress(*addr))
@@ -198,7 +198,7 @@ impl FromStr for Uplink {
         }
         let bind = match name.parse() {
             Ok(addr) => Bind::Source(addr),
-            Err(_) if via.is_some() && !interfaces::exists(name) => Bind::Any,
+            Err(_) if via.is_some() && !watch::exists(name) => Bind::Any,
             Err(_) => Bind::Interface(name.into()),
         };
         Ok(Self { name: name.into(), bind, via, tariff: Tariff { price, cap } })

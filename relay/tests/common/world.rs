@@ -248,8 +248,8 @@ impl VenueProcess {
     /// Its last words about the uplink of this name.
     pub fn uplink(&self, name: &str) -> Value {
         let latest = self.latest.lock().unwrap();
-        let uplinks = latest["uplinks"].as_array().into_iter().flatten();
-        uplinks.filter(|uplink| uplink["name"] == name).next_back().cloned().unwrap_or(Value::Null)
+        let mut uplinks = latest["uplinks"].as_array().into_iter().flatten();
+        uplinks.rfind(|uplink| uplink["name"] == name).cloned().unwrap_or(Value::Null)
     }
 
     pub fn connected(&self, name: &str) -> bool {

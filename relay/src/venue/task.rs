@@ -1,24 +1,19 @@
-//! The relay at the venue: takes frames from the encoder and sends them over the bond.
+//! The task that owns the bond: what comes from the uplinks and the encoder goes in, datagrams go out.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bond::{Class, PathId, Sender, SenderConfig, SenderStats};
-use media::catalog::Catalog;
+use bond::{Class, PathId, PathState, Sender, SenderConfig};
 use media::{Frame, Time, TrackId};
-use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
 
+use super::{Frames, Hooks, Shared, Status, UplinkState};
 use crate::clock::Clock;
-use crate::control::{Hello, ToEdge};
+use crate::control::ToEdge;
 use crate::rate::RateSignal;
 use crate::uplink::cost::Ledger;
-use crate::uplink::{Cost, EdgeAddress, Plan, Tariff, UplinkEvent, Uplinks, Why};
-
-/// Events of all uplinks on their way to the bond's task: feedback of 16 uplinks for half a second.
-const EVENT_QUEUE: usize = 1024;
+use crate::uplink::{Cost, Tariff, UplinkEvent, Why};
 
 /// Events handled before frames and deadlines get their turn again.
 const BATCH: usize = 64;
@@ -29,177 +24,15 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the edge is told what its clock looks like from here.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// An uplink that is connected while nothing gets through is called out after this long; most outages
+/// are shorter.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// At the end of a show the edge is given this long to hear it.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Notices that nobody has read; above this the oldest is forgotten.
 const MAX_NOTICES: usize = 32;
-
-/// Where the venue's frames come from: the drain of the encoder's tap.
-pub struct Frames {
-    /// The next frame and when it was encoded; `None` when there is none now.
-    pub pop: Box<dyn FnMut() -> Option<(Frame, Time)> + Send>,
-    /// Notified after each frame.
-    pub wake: Arc<Notify>,
-}
-
-/// What the bond asks of the encoder. Both are called from the bond's task and must not block.
-#[derive(Clone)]
-pub struct Hooks {
-    /// A keyframe, please.
-    pub keyframe: Arc<dyn Fn() + Send + Sync>,
-    /// The media of all tracks together may have so many bits per second from now on; 0 while no uplink
-    /// carries anything.
-    pub rate: Arc<dyn Fn(u32) + Send + Sync>,
-}
-
-/// What the venue needs to know, checked.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Whom to call.
-    pub edge: EdgeAddress,
-    /// The path under which viewers find the show.
-    pub broadcast: String,
-    /// The right to publish.
-    pub token: Option<String>,
-    /// Over what.
-    pub uplinks: Plan,
-    /// A frame is worth nothing this long after its capture.
-    pub deadline: Duration,
-}
-
-/// How one uplink is.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct UplinkState {
-    /// Its number in the bond, which a later uplink may get when this one is gone for good.
-    pub path: u8,
-    /// What the creator calls it.
-    pub name: String,
-    /// Part of the bond.
-    pub connected: bool,
-    /// Why not, in words.
-    pub reason: Option<String>,
-    /// The edge said no.
-    pub refused: bool,
-    /// Bytes that went over it, both ways, headers included, over all its connections.
-    pub bytes: u64,
-    /// Of so many that may.
-    pub cap: Option<u64>,
-    /// What it costs; 0 is free.
-    pub price: u32,
-    /// Its cap is used up, and it is used because nothing else works.
-    pub emergency: bool,
-    /// How often its address changed while its connection lived on.
-    pub moves: u64,
-}
-
-/// What the terminal and the report show.
-#[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// In the order of their path numbers.
-    pub uplinks: Vec<UplinkState>,
-    /// The bond's own counts.
-    pub bond: SenderStats,
-    /// Frames handed to the bond, by track.
-    pub sent: BTreeMap<TrackId, u64>,
-    /// Bytes of media handed to the bond.
-    pub media_bytes: u64,
-    /// Keyframes that the edge asked for.
-    pub keyframe_requests: u64,
-    /// Bits per second of media that the bond can carry; 0 while it carries none.
-    pub target_rate: u32,
-}
-
-/// The sending side, running.
-pub struct Venue {
-    shared: Arc<Shared>,
-    stop: Arc<Notify>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Shared {
-    status: Mutex<Status>,
-    notices: Mutex<VecDeque<String>>,
-}
-
-impl Venue {
-    /// Calls the edge over all uplinks and sends whatever `frames` gives. Never fails: an edge that is
-    /// not there is called again and again, and frames that cannot be sent in time are let go.
-    pub fn start(settings: Settings, catalog: Catalog, clock: Clock, frames: Frames, hooks: Hooks) -> Self {
-        let (events, queue) = mpsc::channel(EVENT_QUEUE);
-        let video: Vec<TrackId> = catalog.tracks().iter().filter(|t| t.is_video()).map(|t| t.id).collect();
-        let session = session_id();
-        let uplinks = Uplinks {
-            plan: settings.uplinks,
-            edge: settings.edge.clone(),
-            token: settings.token,
-            hello: Hello {
-                broadcast: settings.broadcast,
-                session: session.to_string(),
-                path: 0,
-                uplink: String::new(),
-                proof: None,
-                catalog,
-                deadline_ms: settings.deadline.as_millis() as u32,
-            },
-            clock,
-            events,
-            new_session: session_id,
-        };
-        tokio::spawn(uplinks.run());
-        let shared = Arc::new(Shared::default());
-        let stop = Arc::new(Notify::new());
-        let config = SenderConfig { deadline: settings.deadline };
-        let task = SendTask {
-            clock,
-            video,
-            config,
-            sender: Sender::new(config),
-            session,
-            port: settings.edge.port,
-            paths: BTreeMap::new(),
-            uplinks: BTreeMap::new(),
-            ledger: Ledger::default(),
-            rate: RateSignal::default(),
-            current: Status::default(),
-            shared: shared.clone(),
-            hooks,
-            next_status: Time::ZERO,
-            next_clock: Time::ZERO,
-        };
-        let task = tokio::spawn(task.run(frames, queue, stop.clone()));
-        Self { shared, stop, task }
-    }
-
-    /// How it stands, at most 100 ms old.
-    pub fn status(&self) -> Status {
-        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What the creator should be told once, oldest first.
-    pub fn take_notices(&self) -> Vec<String> {
-        self.shared.notices.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
-    }
-
-    /// Says goodbye to the edge and ends; bounded in time.
-    pub async fn stop(self) {
-        self.stop.notify_one();
-        // The task bounds its own goodbye.
-        let _ = self.task.await;
-    }
-}
-
-/// 128 random bits in hex. Where the system has no random numbers, no TLS would work either; the clock
-/// is good enough to tell sessions apart.
-fn session_id() -> Arc<str> {
-    use ring::rand::{SecureRandom, SystemRandom};
-    let mut bytes = [0; 16];
-    if SystemRandom::new().fill(&mut bytes).is_err() {
-        bytes[..8].copy_from_slice(&Clock::start().now().as_micros().to_be_bytes());
-    }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
-}
 
 /// Tells the bond what sending on a path costs now.
 fn tell_cost(_sender: &mut Sender, path: PathId, cost: Cost) {
@@ -219,38 +52,68 @@ struct Entry {
     state: UplinkState,
     tariff: Tariff,
     told: Option<Cost>,
+    /// Connected, but nothing has got through since then.
+    silent_since: Option<Time>,
 }
 
-struct SendTask {
-    clock: Clock,
-    video: Vec<TrackId>,
-    config: SenderConfig,
+/// What the task is told at its start.
+pub(super) struct Own {
+    pub clock: Clock,
+    /// Its other tracks are sound.
+    pub video: Vec<TrackId>,
+    pub config: SenderConfig,
+    pub session: Arc<str>,
+    /// The edge's, for people.
+    pub port: u16,
+    pub hooks: Hooks,
+    pub shared: Arc<Shared>,
+}
+
+/// Owns the bond.
+pub(super) struct SendTask {
+    own: Own,
     sender: Sender,
-    session: Arc<str>,
-    port: u16,
     paths: BTreeMap<PathId, Path>,
     uplinks: BTreeMap<PathId, Entry>,
     ledger: Ledger,
     rate: RateSignal,
     current: Status,
-    shared: Arc<Shared>,
-    hooks: Hooks,
     next_status: Time,
     next_clock: Time,
 }
 
 impl SendTask {
-    async fn run(mut self, mut frames: Frames, mut events: mpsc::Receiver<UplinkEvent>, stop: Arc<Notify>) {
+    pub fn new(own: Own) -> Self {
+        Self {
+            sender: Sender::new(own.config),
+            own,
+            paths: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            ledger: Ledger::default(),
+            rate: RateSignal::default(),
+            current: Status::default(),
+            next_status: Time::ZERO,
+            next_clock: Time::ZERO,
+        }
+    }
+
+    /// Until `stop` is notified.
+    pub async fn run(
+        mut self,
+        mut frames: Frames,
+        mut events: mpsc::Receiver<UplinkEvent>,
+        stop: Arc<Notify>,
+    ) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let wake = self.sender.poll_timeout().map_or(self.next_status, |wake| wake.min(self.next_status));
             tokio::select! {
                 () = frames.wake.notified() => {}
                 _ = events.recv_many(&mut batch, BATCH) => {}
-                () = tokio::time::sleep_until(self.clock.instant(wake).into()) => {}
+                () = tokio::time::sleep_until(self.own.clock.instant(wake).into()) => {}
                 () = stop.notified() => break,
             }
-            let now = self.clock.now();
+            let now = self.own.clock.now();
             for event in batch.drain(..) {
                 self.handle(event, now);
             }
@@ -266,7 +129,7 @@ impl SendTask {
             }
             if let Some(rate) = self.rate.update(self.sender.target_rate()) {
                 self.current.target_rate = rate;
-                (self.hooks.rate)(rate);
+                (self.own.hooks.rate)(rate);
             }
             if now >= self.next_clock {
                 self.next_clock = now + CLOCK_INTERVAL;
@@ -274,10 +137,10 @@ impl SendTask {
             }
             if now >= self.next_status {
                 self.next_status = now + STATUS_INTERVAL;
-                self.publish();
+                self.publish(now);
             }
         }
-        self.publish();
+        self.publish(self.own.clock.now());
         let goodbye = async {
             for path in self.paths.values() {
                 let _ = path.control.send(ToEdge::End).await;
@@ -290,7 +153,7 @@ impl SendTask {
     }
 
     fn push(&mut self, frame: &Frame, now: Time) {
-        let class = match (self.video.contains(&frame.id.track), frame.keyframe) {
+        let class = match (self.own.video.contains(&frame.id.track), frame.keyframe) {
             (false, _) => Class::Audio,
             (true, true) => Class::Keyframe,
             (true, false) => Class::Delta,
@@ -310,7 +173,7 @@ impl SendTask {
                     price: tariff.price,
                     ..UplinkState::default()
                 };
-                self.uplinks.insert(path, Entry { state, tariff, told: None });
+                self.uplinks.insert(path, Entry { state, tariff, told: None, silent_since: None });
             }
             UplinkEvent::Removed { path } => {
                 self.leave(path, now);
@@ -318,7 +181,7 @@ impl SendTask {
             }
             UplinkEvent::Up { path, session, connection, control } => {
                 // Of a session that sleep has ended: its uplink is about to notice.
-                if session != self.session {
+                if session != self.own.session {
                     return;
                 }
                 self.leave(path, now);
@@ -333,7 +196,7 @@ impl SendTask {
                 }
                 self.tell_costs();
                 // A new edge, or one that lost us: it needs a place to start.
-                (self.hooks.keyframe)();
+                (self.own.hooks.keyframe)();
             }
             UplinkEvent::Moved { path } => {
                 if let Some(entry) = self.uplinks.get_mut(&path) {
@@ -349,7 +212,7 @@ impl SendTask {
             }
             UplinkEvent::Keyframe => {
                 self.current.keyframe_requests += 1;
-                (self.hooks.keyframe)();
+                (self.own.hooks.keyframe)();
             }
             UplinkEvent::Down { path, connection, why } => {
                 if connection.is_some()
@@ -371,8 +234,8 @@ impl SendTask {
                 for entry in self.uplinks.values_mut() {
                     entry.state.connected = false;
                 }
-                self.session = session;
-                self.sender = Sender::new(self.config);
+                self.own.session = session;
+                self.sender = Sender::new(self.own.config);
                 self.notice("The machine was asleep: calling the edge anew.".into());
             }
         }
@@ -394,10 +257,31 @@ impl SendTask {
         let name = self.uplinks.get(&path).map_or("it", |entry| &entry.state.name);
         let hint = why.words.split_once(';').map_or("", |(_, hint)| hint);
         let hint = if hint.is_empty() { String::new() } else { format!(";{hint}") };
+        let port = self.own.port;
         if self.paths.keys().any(|other| *other != path) {
-            format!("the edge does not answer on {name}: UDP port {} may be blocked there{hint}", self.port)
+            format!(
+                "the edge does not answer on {name}: UDP port {port} may be blocked there, or packets of 1228 \
+                 bytes do not pass{hint}"
+            )
         } else {
-            format!("the edge does not answer: it is down, or UDP port {} is blocked{hint}", self.port)
+            format!("the edge does not answer: it is down, or UDP port {port} is blocked{hint}")
+        }
+    }
+
+    /// Says it of uplinks whose connection stands, while nothing that is sent on them arrives.
+    fn note_silence(&mut self, active: &BTreeSet<PathId>, now: Time) {
+        for (path, entry) in &mut self.uplinks {
+            if !self.paths.contains_key(path) {
+                entry.silent_since = None;
+            } else if active.contains(path) {
+                entry.silent_since = None;
+                entry.state.reason = None;
+            } else if now.saturating_since(*entry.silent_since.get_or_insert(now)) >= SILENCE {
+                let (name, port) = (&entry.state.name, self.own.port);
+                let words =
+                    format!("nothing gets through on {name} now: UDP port {port} may be blocked there");
+                entry.state.reason = Some(words);
+            }
         }
     }
 
@@ -428,23 +312,26 @@ impl SendTask {
         }
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Time) {
         for path in self.paths.keys().copied().collect::<Vec<_>>() {
             self.count(path);
         }
         self.tell_costs();
+        self.current.bond = self.sender.stats();
+        let carrying = self.current.bond.paths.iter().filter(|stats| stats.state == PathState::Active);
+        let active: BTreeSet<PathId> = carrying.map(|stats| stats.path).collect();
+        self.note_silence(&active, now);
         let spent = |entry: &Entry| entry.told.is_some_and(|cost| cost.bytes_left == Some(0));
-        let others = self.uplinks.values().any(|entry| entry.state.connected && !spent(entry));
-        for entry in self.uplinks.values_mut() {
-            entry.state.emergency = entry.state.connected && !others && spent(entry);
+        let others = self.uplinks.iter().any(|(path, entry)| active.contains(path) && !spent(entry));
+        for (path, entry) in &mut self.uplinks {
+            entry.state.emergency = active.contains(path) && !others && spent(entry);
         }
         self.current.uplinks = self.uplinks.values().map(|entry| entry.state.clone()).collect();
-        self.current.bond = self.sender.stats();
-        *self.shared.status.lock().unwrap_or_else(PoisonError::into_inner) = self.current.clone();
+        *self.own.shared.status.lock().unwrap_or_else(PoisonError::into_inner) = self.current.clone();
     }
 
     fn notice(&self, words: String) {
-        let mut notices = self.shared.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notices = self.own.shared.notices.lock().unwrap_or_else(PoisonError::into_inner);
         if notices.len() >= MAX_NOTICES {
             notices.pop_front();
         }

@@ -106,6 +106,19 @@ pub enum Class {
     Bulk,
 }
 
+/// What sending on a path costs the creator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cost {
+    /// Nothing.
+    #[default]
+    Free,
+    /// Something; from 1 on, and only the order counts. Cheaper paths are preferred while they bring a frame
+    /// not much later.
+    Priced(u32),
+    /// Too much: only where nothing else is in time.
+    LastResort,
+}
+
 /// A datagram for the driver to send, unreliably, on one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {

@@ -16,7 +16,7 @@ use crate::estimate::{Estimate, PACKET_OVERHEAD};
 use crate::retransmit::{Flight, Lost};
 use crate::scheduler::{HOLD, Lane, ShardId};
 use crate::wire::{FeedbackEntry, Stamp};
-use crate::{ClockEstimate, MAX_DATAGRAM, PathId, PathState, SenderPathStats};
+use crate::{ClockEstimate, Cost, MAX_DATAGRAM, PathId, PathState, SenderPathStats};
 
 /// A path is silent when nothing was heard of it for this long, though something should have been,
 const SILENCE: Duration = Duration::from_millis(70);
@@ -88,6 +88,12 @@ const MIN_IN_FLIGHT: f64 = 4.0 * 1250.0;
 /// How late the driver's timers may be without a train of datagrams counting as broken.
 const TIMER_SLACK: Duration = Duration::from_millis(3);
 
+/// A path that costs is used when the cheaper ones would bring a shard this much later for each step of its
+/// price, up to so many steps; one of last resort when they would bring it hardly in time.
+const PRICE_STEP: Duration = Duration::from_millis(40);
+const PRICE_STEPS: u32 = 3;
+const LAST_RESORT: Duration = Duration::from_millis(240);
+
 /// What sending again costs beyond a round trip, in microseconds: noticing.
 const REPAIR_DELAY: f64 = 40_000.0;
 
@@ -104,6 +110,7 @@ pub(crate) struct News {
 #[derive(Debug)]
 pub(crate) struct Path {
     id: PathId,
+    cost: Cost,
     state: PathState,
     estimate: Estimate,
     flight: Flight,
@@ -132,6 +139,7 @@ impl Path {
     pub fn new(id: PathId, first_seq: u64, now: Time) -> Self {
         Self {
             id,
+            cost: Cost::Free,
             state: PathState::Probing,
             estimate: Estimate::new(now),
             flight: Flight::new(first_seq, now),
@@ -199,7 +207,26 @@ impl Path {
             wait += above * per_byte;
             free = false;
         }
-        Some(Lane { path: self.id, delay: owd + repair + overdue, wait, per_byte, free })
+        let delay = owd + repair + overdue + self.reluctance();
+        Some(Lane { path: self.id, delay, wait, per_byte, free, cost: self.cost })
+    }
+
+    /// How much sooner this path must bring a datagram to be preferred to a free one, in microseconds.
+    fn reluctance(&self) -> f64 {
+        match self.cost {
+            Cost::Free => 0.0,
+            Cost::Priced(price) => PRICE_STEP.as_micros() as f64 * f64::from(price.min(PRICE_STEPS)),
+            Cost::LastResort => LAST_RESORT.as_micros() as f64,
+        }
+    }
+
+    /// Says what it costs from now on.
+    pub fn set_cost(&mut self, cost: Cost) {
+        self.cost = cost;
+    }
+
+    pub fn cost(&self) -> Cost {
+        self.cost
     }
 
     /// News of a datagram is overdue after this.
@@ -262,7 +289,7 @@ impl Path {
         self.probes = self.probes.saturating_add(1);
         let idle = self.last_media.is_none_or(|last| last + IDLE <= now);
         let rested = self.train_at + LATER_TRAIN_EVERY <= now;
-        if self.train_left == 0 && self.active() && idle && rested && self.estimate.wants_train() {
+        if self.train_left == 0 && self.active() && self.cost != Cost::LastResort && idle && rested && self.estimate.wants_train() {
             self.estimate.train_begins();
             (self.train_left, self.train_at) = (LATER_TRAIN, now);
             self.train_gap = train_gap(2.0 * self.estimate.rate());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use media::{Time, TrackId};
 
-use crate::{Class, PathId};
+use crate::{Class, Cost, PathId};
 
 /// How much of our data a path may hold that has not left yet. More would only be a decision taken too
 /// early; less would leave the path idle when the driver's timers are a little late.
@@ -109,6 +109,8 @@ pub(crate) struct Lane {
     pub per_byte: f64,
     /// Whether it may take a shard now.
     pub free: bool,
+    /// What it costs; in `delay` already.
+    pub cost: Cost,
 }
 
 impl Lane {
@@ -147,7 +149,7 @@ mod tests {
     /// A path with this delay, backlog (ms) and rate (Mb/s).
     fn lane(path: u8, delay: f64, wait: f64, rate: f64) -> Lane {
         let free = wait <= HOLD.as_millis() as f64;
-        Lane { path: PathId(path), delay: delay * 1e3, wait: wait * 1e3, per_byte: 8.0 / rate, free }
+        Lane { path: PathId(path), delay: delay * 1e3, wait: wait * 1e3, per_byte: 8.0 / rate, free, cost: Cost::Free }
     }
 
     #[test]

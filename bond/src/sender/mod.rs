@@ -14,7 +14,7 @@ use crate::pending::{Key, Pending};
 use crate::scheduler::{Queue, ShardId};
 use crate::target::Target;
 use crate::wire::{self, Answer, Feedback};
-use crate::{Class, ClockEstimate, MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId, SenderStats};
+use crate::{Class, ClockEstimate, Cost, MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId, SenderStats};
 use crate::{Transmit, WireError};
 
 mod transmit;
@@ -113,6 +113,13 @@ impl Sender {
         if max_datagram >= MAX_DATAGRAM && self.paths.len() < MAX_PATHS {
             let first_seq = self.retired.get(&path).copied().unwrap_or(0);
             self.paths.insert(path, Path::new(path, first_seq, now));
+        }
+    }
+
+    /// Says what sending on a path costs from now on. A new path costs nothing.
+    pub fn set_cost(&mut self, path: PathId, cost: Cost) {
+        if let Some(path) = self.paths.get_mut(&path) {
+            path.set_cost(cost);
         }
     }
 
@@ -257,7 +264,10 @@ impl Sender {
     }
 
     fn aim(&mut self, now: Time) {
-        let carries = self.paths.values().map(Path::usable_rate).sum();
+        // What is a last resort is nothing to count on, unless there is nothing else.
+        let least = self.paths.values().filter(|path| path.active()).map(Path::cost).min();
+        let counts = |path: &&Path| path.cost() != Cost::LastResort || least == Some(Cost::LastResort);
+        let carries = self.paths.values().filter(counts).map(Path::usable_rate).sum();
         self.budget.refill(carries, now);
         self.target.update(carries, self.queue.live_bytes(), now);
     }

@@ -12,7 +12,7 @@ use crate::pending::Outgoing;
 use crate::scheduler::{HOLD, Lane, Rank, ShardId, Waiting, earliest};
 use crate::shard::Cut;
 use crate::wire;
-use crate::{Class, MAX_DATAGRAM, PathId, Transmit};
+use crate::{Class, Cost, MAX_DATAGRAM, PathId, Transmit};
 
 /// While shards wait and no path takes them, the plan is made again after this at the latest: delays
 /// and penalties move with time.
@@ -50,7 +50,8 @@ impl Sender {
         for _ in 0..self.copies.len() {
             let (shard, not) = self.copies.pop_front()?;
             let Some(outgoing) = self.pending.outgoing(shard) else { continue };
-            let lanes: Vec<Lane> = self.lanes(now).into_iter().filter(|lane| lane.path != not).collect();
+            let fits = |lane: &Lane| lane.path != not && lane.cost != Cost::LastResort;
+            let lanes: Vec<Lane> = self.lanes(now).into_iter().filter(fits).collect();
             let Some(best) = earliest(&lanes, MAX_DATAGRAM) else { continue };
             if !lanes[best].free {
                 self.copies.push_back((shard, not));
@@ -83,9 +84,16 @@ impl Sender {
                 self.queue.remove(&waiting);
                 continue;
             };
-            if waiting.rank == Rank::Bulk && !self.budget.bulk(bytes) {
-                self.replan_at(now + REPLAN);
-                return None;
+            if waiting.rank == Rank::Bulk {
+                // On the cheapest path only: nobody waits for it.
+                let lanes = self.lanes(now);
+                let least = lanes.iter().map(|lane| lane.cost).min();
+                let fits = |lane: &&Lane| lane.free && Some(lane.cost) == least;
+                let Some(cheap) = lanes.iter().find(fits).filter(|_| self.budget.bulk(bytes)) else {
+                    self.replan_at(now + REPLAN);
+                    return None;
+                };
+                lane = *cheap;
             }
             if waiting.rank == Rank::Parity {
                 if now >= waiting.deadline {
@@ -96,7 +104,10 @@ impl Sender {
                 }
                 // Not where most of its frame went: that path's bad moment would take both.
                 let main = self.pending.main_path(shard);
-                let others = self.lanes(now).into_iter().filter(|lane| lane.free && Some(lane.path) != main);
+                let fits = |lane: &Lane| {
+                    lane.free && lane.cost != Cost::LastResort && Some(lane.path) != main
+                };
+                let others = self.lanes(now).into_iter().filter(fits);
                 let Some(other) = others.min_by(|a, b| a.arrival(bytes).total_cmp(&b.arrival(bytes))) else {
                     self.replan_at(now + REPLAN);
                     return None;

@@ -198,7 +198,7 @@ impl Path {
         let loss = self.estimate.loss().min(0.9);
         let repair = loss / (1.0 - loss) * (round_trip.as_micros() as f64 + REPAIR_DELAY);
         let overdue = self.overdue(now).map_or(0.0, |by| (by + OVERDUE_PROBE).as_micros() as f64);
-        let least = self.estimate.least_rtt().unwrap_or(round_trip);
+        let least = self.estimate.round_trip().unwrap_or(round_trip);
         let limit = ((least + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
         let above = self.flight.in_flight() as f64 - limit;
         let mut wait = self.leaves.saturating_since(now).as_micros() as f64;

@@ -55,6 +55,8 @@ pub(crate) struct Sent {
 pub(crate) struct Told {
     /// Shards that arrived.
     pub arrived: Vec<ShardId>,
+    /// Datagrams that arrived though they were called lost.
+    pub mistakes: u32,
     /// Datagrams that arrived and were not counted as lost before: what the loss ratio counts.
     pub packets: u32,
     /// The highest datagram, where it is higher than any before.
@@ -166,6 +168,7 @@ impl Flight {
             told.arrived.extend(sent.shard);
             told.packets += u32::from(!sent.counted);
             if sent.lost {
+                told.mistakes += 1;
                 self.patience = (self.patience + 1).min(MAX_PATIENCE);
                 self.patience_since = now;
             } else {

@@ -101,6 +101,11 @@ impl Estimate {
         self.rate.arrival(arrival, now);
     }
 
+    /// Whether more waits than the paths seem to carry in time.
+    pub fn push(&mut self, pushing: bool) {
+        self.rate.push(pushing);
+    }
+
     /// Whether any rate was ever seen.
     pub fn known(&self) -> bool {
         self.rate.known()

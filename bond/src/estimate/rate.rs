@@ -65,6 +65,10 @@ const FREE_QUEUE: f64 = 8_000.0;
 const HALF_QUEUE: f64 = 75_000.0;
 const LEAST_PACE: f64 = 0.6;
 
+/// While more waits than the paths seem to carry, one without a queue is sent this much more than its rate:
+/// frames that wait here are late for sure.
+const PUSH: f64 = 1.25;
+
 /// A queue that was not seen empty for this long is emptied on purpose,
 const EMPTY_EVERY: Duration = Duration::from_millis(500);
 
@@ -147,6 +151,7 @@ pub(crate) struct Rate {
     empty_at: Time,
     rate_when_empty: f64,
     queueing: f64,
+    pushing: bool,
 }
 
 impl Rate {
@@ -165,6 +170,7 @@ impl Rate {
             empty_at: now,
             rate_when_empty: 0.0,
             queueing: 0.0,
+            pushing: false,
         }
     }
 
@@ -173,9 +179,15 @@ impl Rate {
         self.rate
     }
 
+    /// Whether more waits than the paths seem to carry in time.
+    pub fn push(&mut self, pushing: bool) {
+        self.pushing = pushing;
+    }
+
     /// Bits per second to send now.
     pub fn pace(&self) -> f64 {
         let part = match self.queue {
+            Queue::Ours if self.pushing && self.queueing < FREE_QUEUE => PUSH,
             Queue::Ours => 1.0 - (self.queueing - FREE_QUEUE).max(0.0) / (2.0 * HALF_QUEUE),
             Queue::Emptying { .. } => EMPTYING_PACE,
             Queue::Theirs { .. } => 1.0,
@@ -304,7 +316,13 @@ impl Rate {
             self.credit -= self.rate * proof;
             let far_below = self.rate < self.proven * 0.5;
             self.proven = self.proven.max(self.rate);
-            let gain = if self.first { FIRST_GAIN } else if far_below { RECOVER_GAIN } else { GAIN };
+            let gain = if self.first || self.pushing {
+                FIRST_GAIN
+            } else if far_below {
+                RECOVER_GAIN
+            } else {
+                GAIN
+            };
             self.rate = (self.rate * gain).min(MAX_RATE);
         }
     }

@@ -460,6 +460,10 @@ impl SessionTask {
                         self.ask_for_keyframe(now);
                     }
                 }
+                // The lanes are there; what uses them is still to come (rooms, backfill: issue 4).
+                Delivery::Message(data) | Delivery::Object(data) => {
+                    tracing::debug!(broadcast = %self.name, bytes = data.len(), "on a lane without a reader");
+                }
             }
         }
         let late = self.receiver.stats().frames_late;

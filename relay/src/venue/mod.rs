@@ -136,7 +136,7 @@ impl Venue {
         tokio::spawn(uplinks.run());
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(Notify::new());
-        let config = SenderConfig { deadline: settings.deadline };
+        let config = SenderConfig { deadline: settings.deadline, ..SenderConfig::default() };
         let own =
             Own { clock, video, config, session, port: settings.edge.port, hooks, shared: shared.clone() };
         let task = tokio::spawn(SendTask::new(own).run(frames, queue, stop.clone()));

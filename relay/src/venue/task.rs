@@ -35,9 +35,13 @@ const GOODBYE: Duration = Duration::from_millis(500);
 const MAX_NOTICES: usize = 32;
 
 /// Tells the bond what sending on a path costs now.
-fn tell_cost(_sender: &mut Sender, path: PathId, cost: Cost) {
-    // The scheduler learns to prefer the cheap paths in the bond's own rewrite.
-    tracing::trace!(path = path.0, ?cost, "cost");
+fn tell_cost(sender: &mut Sender, path: PathId, cost: Cost) {
+    let cost = match cost {
+        Cost { bytes_left: Some(0), .. } => bond::Cost::LastResort,
+        Cost { price: 0, .. } => bond::Cost::Free,
+        Cost { price, .. } => bond::Cost::Priced(price),
+    };
+    sender.set_cost(path, cost);
 }
 
 /// A path that is part of the bond now.

@@ -166,6 +166,16 @@ mod tests {
         }
     }
 
+    /// The bytes in `docs/protocol.md`: both ends must use the same code.
+    #[test]
+    fn golden_parity() {
+        let frame: Vec<u8> = (0x00..0x0e).chain(0x10..0x1e).collect();
+        let parity = encode(&frame, Cut::checked(28, 2).unwrap(), 2);
+        let hex = |shard: &Bytes| shard.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+        let golden = ["d1 d0 d3 d2 d5 d4 d7 2b 24 25 26 27 20 21", "c1 c0 c3 c2 c5 c4 c7 3b 34 35 36 37 30 31"];
+        assert_eq!(parity.iter().map(hex).collect::<Vec<_>>(), golden);
+    }
+
     #[test]
     fn as_much_as_the_losses_ask_for() {
         let clean = Losses::new();

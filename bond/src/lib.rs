@@ -72,7 +72,7 @@ pub use stats::{ClockEstimate, PathState, ReceiverPathStats, ReceiverStats, Send
 pub use wire::WireError;
 
 /// The ALPN of the bond's QUIC connections; the wire format in `docs/protocol.md` belongs to it.
-pub const ALPN: &[u8] = b"roadie-bond/1";
+pub const ALPN: &[u8] = b"roadie-bond/2";
 
 /// The largest datagram that the bond makes, in bytes: fits a QUIC datagram at a path MTU of 1200.
 pub const MAX_DATAGRAM: usize = 1150;

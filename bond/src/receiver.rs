@@ -373,7 +373,7 @@ mod tests {
         let stats = receiver.stats();
         assert!(stats.refused > 0);
         assert!(stats.buffered_frames <= MAX_TRACKS * crate::order::MAX_FRAMES);
-        assert!(receiver.handle_datagram(PATH, b"\x01\x09", START).is_err());
+        assert!(receiver.handle_datagram(PATH, b"\x02\x09", START).is_err());
         receiver.handle_datagram(PathId(9), &datagram(0, &shard(0, 0, 3)), START).unwrap();
         assert_eq!(receiver.stats().rejected, 2);
         // An honest frame gets through once the deadline has cleared the rest.

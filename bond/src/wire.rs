@@ -10,7 +10,7 @@ use crate::shard::Cut;
 use crate::{MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId};
 
 /// The first byte of every datagram.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// The second byte.
 const KIND_SHARD: u8 = 1;
@@ -419,7 +419,7 @@ mod tests {
     }
 
     const GOLDEN_SHARD: &[u8] = &[
-        1, 1, // version, kind
+        2, 1, // version, kind
         0x41, 0x2c, // path sequence 300
         1, 2, 3, 4, 5, 6, 7, 8, // send time
         1, 5, // flags, track
@@ -431,7 +431,7 @@ mod tests {
     ];
     /// The second of three parity shards of that frame.
     const GOLDEN_PARITY: &[u8] = &[
-        1, 2, // version, kind
+        2, 2, // version, kind
         0x41, 0x2c, // path sequence 300
         1, 2, 3, 4, 5, 6, 7, 8, // send time
         1, 5, // flags, track
@@ -441,11 +441,11 @@ mod tests {
         5, 2, 3, 1, // frame length, shard count, parity count, parity index
         1, 2, 3, 4, // payload: 3 bytes a shard, made even
     ];
-    const GOLDEN_PROBE: &[u8] = &[1, 3, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8];
-    const GOLDEN_ACK: &[u8] = &[1, 6, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8, 0x41, 0];
-    const GOLDEN_MESSAGE: &[u8] = &[1, 5, 0x40, 0xff, b'h', b'i'];
+    const GOLDEN_PROBE: &[u8] = &[2, 3, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8];
+    const GOLDEN_ACK: &[u8] = &[2, 6, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8, 0x41, 0];
+    const GOLDEN_MESSAGE: &[u8] = &[2, 5, 0x40, 0xff, b'h', b'i'];
     const GOLDEN_FEEDBACK: &[u8] = &[
-        1, 4, // version, kind
+        2, 4, // version, kind
         0, 0, 0, 0, 0, 0, 0x27, 0x10, // made
         1,    // paths
         2, 9, // path, highest
@@ -496,7 +496,7 @@ mod tests {
             data[at] = value;
             parse_packet(&data).map(|_| ()).unwrap_err()
         };
-        assert_eq!(with(0, 2), WireError::Version(2));
+        assert_eq!(with(0, 1), WireError::Version(1));
         assert_eq!(with(1, 5), WireError::Kind(5));
         assert_eq!(with(1, 7), WireError::Kind(7));
         assert_eq!(with(1, 2), WireError::Field("parity index"));

@@ -435,9 +435,9 @@ mod tests {
     #[test]
     fn versions_from_the_network_are_shown_with_care() {
         let told = |words: &str| DialError::Version { theirs: versions(words) }.to_string();
-        let words = told("roadie-bond/2 roadie-bond/3");
+        let words = told("roadie-bond/3 roadie-bond/4");
         assert!(
-            words.contains("roadie-bond/2 or roadie-bond/3") && words.contains("roadie-bond/1"),
+            words.contains("roadie-bond/3 or roadie-bond/4") && words.contains("roadie-bond/2"),
             "{words}"
         );
         assert!(told("\x1b[31m \u{202e}").contains("another version"));

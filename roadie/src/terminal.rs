@@ -236,6 +236,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cap_is_told_with_what_it_means() {
+        let uplink = |bytes, emergency| {
+            cap(&venue::UplinkState {
+                bytes,
+                emergency,
+                cap: Some(5_000_000_000),
+                ..venue::UplinkState::default()
+            })
+        };
+        assert_eq!(uplink(1_200_000_000, false), "   1.2 GB of 5.0 GB");
+        assert!(uplink(5_000_000_000, false).contains("for emergencies only"));
+        assert!(uplink(5_000_000_000, true).contains("nothing else works"));
+        assert_eq!(cap(&venue::UplinkState::default()), "");
+    }
+
+    #[test]
     fn words() {
         assert_eq!(clock(Duration::from_secs(75)), "01:15");
         assert_eq!(clock(Duration::from_secs(3675)), "1:01:15");

@@ -298,7 +298,8 @@ impl Rate {
         let weight = if self.first && sure >= 0.5 { 1.0 } else { MEASURE_WEIGHT * sure };
         self.first &= sure < 0.5;
         // What comes out as it goes in, though it yields to a queue that stands, is no measure of the path.
-        if measured < self.rate && sending(&self.standing).is_some_and(|sending| sending < measured * PUSHED) {
+        if measured < self.rate && sending(&self.standing).is_some_and(|sending| sending < measured * PUSHED)
+        {
             return;
         }
         self.rate = (self.rate + (measured - self.rate) * weight).clamp(MIN_RATE, MAX_RATE);
@@ -373,7 +374,8 @@ impl Rate {
         if lost {
             self.rate *= SHARE_CUT;
         } else if pressed {
-            let step = SHARE_STEP * 8.0 / Duration::from_micros(arrival.srtt as u64).max(LEAST_ROUND).as_secs_f64();
+            let step =
+                SHARE_STEP * 8.0 / Duration::from_micros(arrival.srtt as u64).max(LEAST_ROUND).as_secs_f64();
             self.rate = (self.rate + step).min(measured * SHARE_MOST);
         }
         self.rate = self.rate.clamp(MIN_RATE, MAX_RATE);
@@ -394,7 +396,8 @@ fn keep(window: &mut VecDeque<Arrival>, arrival: Arrival) {
 fn sending(window: &VecDeque<Arrival>) -> Option<f64> {
     let (first, last) = (window.front()?, window.back()?);
     let span = last.sent_at.saturating_since(first.sent_at);
-    (!span.is_zero()).then(|| last.sent_before.saturating_sub(first.sent_before) as f64 * 8.0 / span.as_secs_f64())
+    (!span.is_zero())
+        .then(|| last.sent_before.saturating_sub(first.sent_before) as f64 * 8.0 / span.as_secs_f64())
 }
 
 /// Bits per second over a window, where it is long enough to tell.

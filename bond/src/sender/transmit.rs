@@ -104,9 +104,8 @@ impl Sender {
                 }
                 // Not where most of its frame went: that path's bad moment would take both.
                 let main = self.pending.main_path(shard);
-                let fits = |lane: &Lane| {
-                    lane.free && lane.cost != Cost::LastResort && Some(lane.path) != main
-                };
+                let fits =
+                    |lane: &Lane| lane.free && lane.cost != Cost::LastResort && Some(lane.path) != main;
                 let others = self.lanes(now).into_iter().filter(fits);
                 let Some(other) = others.min_by(|a, b| a.arrival(bytes).total_cmp(&b.arrival(bytes))) else {
                     self.replan_at(now + REPLAN);
@@ -159,7 +158,8 @@ impl Sender {
         };
         let wanted = if outgoing.sends == 0 {
             self.copy_credit = (self.copy_credit + len as f64 * COPY_PART).min(COPY_BYTES);
-            let affordable = self.config.fec && precious && self.copy_credit >= len as f64;
+            let affordable =
+                self.config.fec && precious && self.budget.calm(self.now) && self.copy_credit >= len as f64;
             if affordable {
                 self.copy_credit -= len as f64;
             }

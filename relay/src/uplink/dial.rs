@@ -1,9 +1,11 @@
 //! Calling the edge over one uplink: socket, QUIC, `hello`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::interfaces::{Footing, Stance, Trouble};
@@ -19,9 +21,15 @@ const HEAD_START: Duration = Duration::from_millis(300);
 /// Addresses of the edge that are tried in one go.
 const MAX_ADDRESSES: usize = 4;
 
-/// The name service must answer within this time; then the last answer is used. It is asked over
-/// whichever uplink the system likes, and that one may be the dead one.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The name service must answer within this time. It is asked over whichever uplink the system likes,
+/// and that one may be the dead one:
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// so where there is an earlier answer, a fresh one is not waited for longer than this.
+const RESOLVE_HURRY: Duration = Duration::from_millis(100);
+
+/// Words from the network are cut to so many characters.
+const MAX_WORDS: usize = 300;
 
 /// The edge as all uplinks dial it.
 #[derive(Clone, Debug)]
@@ -40,12 +48,15 @@ pub(crate) struct Edge {
     pub token: Option<String>,
     config: OnceLock<quinn::ClientConfig>,
     /// The last answer of the name service.
-    known: Mutex<Vec<SocketAddr>>,
+    known: watch::Sender<Vec<SocketAddr>>,
+    /// One question at a time: while the name service is dead, each is a thread that waits.
+    asking: AtomicBool,
 }
 
 impl Edge {
     pub fn new(address: EdgeAddress, token: Option<String>) -> Self {
-        Self { address, token, config: OnceLock::new(), known: Mutex::default() }
+        let known = watch::Sender::new(Vec::new());
+        Self { address, token, config: OnceLock::new(), known, asking: AtomicBool::new(false) }
     }
 
     /// Without the brackets that an IPv6 address has in a URL.
@@ -61,17 +72,25 @@ impl Edge {
         Ok(self.config.get_or_init(|| config).clone())
     }
 
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
-        let asked = tokio::net::lookup_host((self.host(), self.address.port));
-        let answer: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_TIMEOUT, asked).await {
-            Ok(Ok(found)) => found.collect(),
-            _ => Vec::new(),
-        };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !answer.is_empty() {
-            known.clone_from(&answer);
+    async fn resolve(self: &Arc<Self>) -> Result<Vec<SocketAddr>, DialError> {
+        let mut answers = self.known.subscribe();
+        if !self.asking.swap(true, Ordering::AcqRel) {
+            let edge = self.clone();
+            tokio::spawn(async move {
+                let found = tokio::net::lookup_host((edge.host(), edge.address.port)).await;
+                let found: Vec<SocketAddr> = found.map(Iterator::collect).unwrap_or_default();
+                edge.asking.store(false, Ordering::Release);
+                edge.known.send_modify(|known| {
+                    if !found.is_empty() {
+                        *known = found;
+                    }
+                });
+            });
         }
-        if known.is_empty() { Err(DialError::Resolve(self.address.host.clone())) } else { Ok(known.clone()) }
+        let patience = if self.known.borrow().is_empty() { RESOLVE_TIMEOUT } else { RESOLVE_HURRY };
+        let _ = tokio::time::timeout(patience, answers.changed()).await;
+        let known = self.known.borrow().clone();
+        if known.is_empty() { Err(DialError::Resolve(self.address.host.clone())) } else { Ok(known) }
     }
 }
 
@@ -171,7 +190,7 @@ impl From<quinn::ConnectionError> for DialError {
             E::TimedOut => Self::Silent,
             E::Reset => Self::Restarted,
             E::ApplicationClosed(close) => {
-                let words = String::from_utf8_lossy(&close.reason).into_owned();
+                let words = shown(&String::from_utf8_lossy(&close.reason));
                 match close.error_code {
                     code if code == Close::Versions.into() => Self::Version { theirs: versions(&words) },
                     code if code == Close::TakenOver.into() => Self::Refused(words),
@@ -196,6 +215,11 @@ impl From<quinn::ConnectionError> for DialError {
     }
 }
 
+/// Words from the network on their way to a terminal.
+pub(crate) fn shown(words: &str) -> String {
+    words.chars().filter(|char| !char.is_control()).take(MAX_WORDS).collect()
+}
+
 /// The reason comes from the network: only what can be an ALPN is shown.
 fn versions(words: &str) -> String {
     let good = |word: &&str| {
@@ -217,7 +241,7 @@ pub(crate) struct Dialled {
 /// Calls, and says hello. `hello` is without its proof, which belongs to the connection.
 pub(crate) async fn dial(
     uplink: &Uplink,
-    edge: &Edge,
+    edge: &Arc<Edge>,
     footing: &Footing,
     mut hello: Hello,
 ) -> Result<Dialled, DialError> {
@@ -237,7 +261,7 @@ pub(crate) async fn dial(
     let (mut send, mut recv) = connection.open_bi().await?;
     control::send(&mut send, &ToEdge::Hello(hello)).await?;
     match control::recv::<ToVenue>(&mut recv, control::MAX_MESSAGE).await? {
-        ToVenue::Refused { reason } => Err(DialError::Refused(reason)),
+        ToVenue::Refused { reason } => Err(DialError::Refused(shown(&reason))),
         ToVenue::Welcome { proof } => {
             let known = |token: &String| claim.verify(Side::Edge, token, proof.as_deref().unwrap_or(""));
             if edge.token.as_ref().is_none_or(known) {
@@ -411,13 +435,27 @@ mod tests {
     #[test]
     fn versions_from_the_network_are_shown_with_care() {
         let told = |words: &str| DialError::Version { theirs: versions(words) }.to_string();
-        let words = told("roadie-bond/3 roadie-bond/4");
-        assert!(
-            words.contains("roadie-bond/3 or roadie-bond/4") && words.contains("roadie-bond/2"),
-            "{words}"
-        );
+        let words = told("roadie-bond/98 roadie-bond/99");
+        assert!(words.contains("roadie-bond/98 or roadie-bond/99") && words.contains(&ours()), "{words}");
         assert!(told("\x1b[31m \u{202e}").contains("another version"));
         assert!(told(&"x ".repeat(1000)).len() < 200);
+    }
+
+    #[test]
+    fn words_from_the_network_do_not_reach_the_terminal_as_they_are() {
+        assert_eq!(shown("no\x1b[2J\r\nway"), "no[2Jway");
+        assert_eq!(shown(&"é".repeat(5000)).chars().count(), MAX_WORDS);
+    }
+
+    #[tokio::test]
+    async fn the_last_answer_of_the_name_service_is_kept() {
+        let address = |host: &str| EdgeAddress { host: host.into(), port: 4443, fingerprint: None };
+        let literal = Arc::new(Edge::new(address("[2001:db8::1]"), None));
+        assert_eq!(literal.resolve().await.unwrap(), ["[2001:db8::1]:4443".parse().unwrap()]);
+        let dead = Arc::new(Edge::new(address("no-such-host.invalid"), None));
+        assert!(matches!(dead.resolve().await, Err(DialError::Resolve(_))));
+        dead.known.send_replace(vec!["192.0.2.1:4443".parse().unwrap()]);
+        assert_eq!(dead.resolve().await.unwrap(), ["192.0.2.1:4443".parse().unwrap()]);
     }
 
     #[test]

@@ -214,7 +214,7 @@ async fn read(mut recv: quinn::RecvStream, events: &mpsc::Sender<UplinkEvent>) -
             ToVenue::Keyframe => {
                 let _ = events.send(UplinkEvent::Keyframe).await;
             }
-            ToVenue::Refused { reason } => return Err(DialError::Refused(reason)),
+            ToVenue::Refused { reason } => return Err(DialError::Refused(dial::shown(&reason))),
             ToVenue::Welcome { .. } => {}
         }
     }

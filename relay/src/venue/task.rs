@@ -131,7 +131,8 @@ impl SendTask {
                     let _ = path.connection.send_datagram(transmit.data);
                 }
             }
-            if let Some(rate) = self.rate.update(self.sender.target_rate()) {
+            let target = self.sender.target_rate();
+            if let Some(rate) = self.rate.update(target, target > 0 || self.carries()) {
                 self.current.target_rate = rate;
                 (self.own.hooks.rate)(rate);
             }
@@ -154,6 +155,11 @@ impl SendTask {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+    }
+
+    /// Whether any path carries media.
+    fn carries(&self) -> bool {
+        self.sender.stats().paths.iter().any(|path| path.state == PathState::Active)
     }
 
     fn push(&mut self, frame: &Frame, now: Time) {

@@ -57,12 +57,10 @@ impl World {
         for end in ["venue", "provider", "edge"] {
             world.ip(end, "link set lo up");
         }
-        world.inside(
-            "provider",
-            "sysctl",
-            &["-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"],
-        );
         let (provider, edge) = (world.ns("provider"), world.ns("edge"));
+        let forward =
+            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
+        assert!(succeeds("ip", &["netns", "exec", &provider, "sh", "-c", forward]));
         let cable = [
             "link", "add", "edge", "netns", &provider, "type", "veth", "peer", "name", "eth0", "netns", &edge,
         ];
@@ -89,13 +87,6 @@ impl World {
 
     fn etc(&self) -> PathBuf {
         PathBuf::from("/etc/netns").join(self.ns("venue"))
-    }
-
-    fn inside(&self, end: &str, program: &str, args: &[&str]) {
-        let ns = self.ns(end);
-        let args = [&["netns", "exec", &ns, program], args].concat();
-        let output = Command::new("ip").args(&args).stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// `ip` in one of the namespaces.

@@ -1,7 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
-mod latency;
-
+use benches::{bond, latency};
 use clap::{Parser, Subcommand};
 
 /// Measures Roadie.
@@ -14,12 +13,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bond(Box<bond::Raw>),
     Latency(latency::Raw),
 }
 
 fn main() {
-    let Command::Latency(raw) = Cli::parse().command;
-    if let Err(error) = latency::run(raw) {
+    let result = match Cli::parse().command {
+        Command::Bond(raw) => bond::run(*raw),
+        Command::Latency(raw) => latency::run(raw),
+    };
+    if let Err(error) = result {
         eprintln!("roadie-bench: {error:#}");
         std::process::exit(1);
     }

@@ -17,6 +17,8 @@ pub struct Conditions {
     pub rate: Rate,
     /// From leaving the queue to arriving.
     pub delay: Duration,
+    /// Whether the delay swings to another one and back.
+    pub swing: Option<Swing>,
     /// Up to this much more, evenly spread, for each packet on its own.
     pub jitter: Duration,
     /// Whether jitter may let a packet overtake another one. Real uplinks seldom do.
@@ -35,6 +37,7 @@ impl Default for Conditions {
         Self {
             rate: Rate::Fixed(100_000_000),
             delay: Duration::ZERO,
+            swing: None,
             jitter: Duration::ZERO,
             reorder: false,
             queue: Duration::from_millis(200),
@@ -42,6 +45,16 @@ impl Default for Conditions {
             outages: Vec::new(),
         }
     }
+}
+
+/// A delay that swings: [`Conditions::delay`] for half of each period, this one for the other half. Periods
+/// are counted from the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swing {
+    /// The other delay.
+    pub to: Duration,
+    /// There and back.
+    pub period: Duration,
 }
 
 /// How fast a link takes packets from its queue.
@@ -131,14 +144,40 @@ pub enum ConditionsError {
 }
 
 impl Conditions {
+    /// The delay of what leaves the queue at this time, without jitter.
+    pub fn delay_at(&self, at: Time) -> Duration {
+        match self.swing {
+            Some(swing) => {
+                let period = (swing.period.as_micros() as u64).max(2);
+                if at.as_micros() % period < period / 2 { self.delay } else { swing.to }
+            }
+            None => self.delay,
+        }
+    }
+
+    /// The shortest delay of all.
+    pub fn least_delay(&self) -> Duration {
+        self.swing.map_or(self.delay, |swing| swing.to.min(self.delay))
+    }
+
+    /// Whether it is dark at this time.
+    pub fn dark(&self, at: Time) -> bool {
+        self.outages.iter().any(|outage| outage.covers(at))
+    }
+
     /// Whether all values mean something.
     pub fn check(&self) -> Result<(), ConditionsError> {
         if self.rate == Rate::Fixed(0) {
             return Err(ConditionsError::NoRate);
         }
-        for (name, value) in
-            [("the delay", self.delay), ("the jitter", self.jitter), ("the queue", self.queue)]
-        {
+        let swing = self.swing.unwrap_or(Swing { to: Duration::ZERO, period: Duration::ZERO });
+        for (name, value) in [
+            ("the delay", self.delay),
+            ("the delay it swings to", swing.to),
+            ("the swing's period", swing.period),
+            ("the jitter", self.jitter),
+            ("the queue", self.queue),
+        ] {
             if value > LONGEST {
                 return Err(ConditionsError::TooLong { name, value });
             }

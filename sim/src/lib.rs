@@ -21,10 +21,13 @@
 
 mod conditions;
 mod link;
+mod mobile;
+mod oracle;
 mod rng;
 mod trace;
 
-pub use conditions::{Conditions, ConditionsError, Loss, Outage, Rate};
+pub use conditions::{Conditions, ConditionsError, Loss, Outage, Rate, Swing};
 pub use link::{Link, LinkStats};
+pub use oracle::{Demand, Oracle, Way};
 pub use rng::Rng;
 pub use trace::{Trace, TraceError};

@@ -1,6 +1,6 @@
 //! One direction of one link.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use media::Time;
@@ -23,8 +23,7 @@ pub struct Link<T> {
     bad_state: bool,
     up: bool,
     /// By arrival time, then by order of sending.
-    packets: BTreeMap<(Time, u64), Packet<T>>,
-    next_number: u64,
+    packets: VecDeque<Packet<T>>,
     last_arrival: Time,
     stats: LinkStats,
 }
@@ -35,6 +34,7 @@ struct Packet<T> {
     size: usize,
     /// When its last bit leaves the queue for the air.
     departs: Time,
+    arrives: Time,
 }
 
 /// What became of the packets.
@@ -75,39 +75,48 @@ impl<T> Link<T> {
             rng: Rng::new(seed),
             bad_state: false,
             up: true,
-            packets: BTreeMap::new(),
-            next_number: 0,
+            packets: VecDeque::new(),
             last_arrival: Time::ZERO,
             stats: LinkStats::default(),
         }
     }
 
-    /// Puts a packet in. `size` is what it weighs on the link, in bytes, headers and all.
-    pub fn send(&mut self, payload: T, size: usize, now: Time) {
+    /// Starts a recorded rate at this time; without this it starts at the first packet.
+    pub fn begin(&mut self, at: Time) {
+        if let Server::Trace { start, .. } = &mut self.server {
+            *start = Some(at);
+        }
+    }
+
+    /// Puts a packet in. `size` is what it weighs on the link, in bytes, headers and all. Returns how long
+    /// it waits for its turn: the standing queue at the bottleneck. `None` where it found no room, or no
+    /// light.
+    pub fn send(&mut self, payload: T, size: usize, now: Time) -> Option<Duration> {
         self.stats.sent += 1;
         self.stats.sent_bytes += size as u64;
         // The dice fall for every packet, so that one packet's fate does not depend on outages.
         let lost = self.dice();
         let jitter = Duration::from_micros(self.rng.below(self.conditions.jitter.as_micros() as u64 + 1));
-        if !self.up || self.dark(now) {
+        if !self.up || self.conditions.dark(now) {
             self.stats.outage_drops += 1;
-            return;
+            return None;
         }
-        if self.server.wait(now) > self.conditions.queue || self.packets.len() >= MAX_PACKETS {
+        let wait = self.server.wait(now);
+        if wait > self.conditions.queue || self.packets.len() >= MAX_PACKETS {
             self.stats.queue_drops += 1;
-            return;
+            return None;
         }
         let departs = self.server.serve(size, now);
         // What is still in the queue when the light goes out is gone too.
-        if self.dark(departs) {
+        if self.conditions.dark(departs) {
             self.stats.outage_drops += 1;
-            return;
+            return Some(wait);
         }
         if lost {
             self.stats.losses += 1;
-            return;
+            return Some(wait);
         }
-        let mut arrives = departs + self.conditions.delay + jitter;
+        let mut arrives = departs + self.conditions.delay_at(departs) + jitter;
         if arrives < self.last_arrival {
             if self.conditions.reorder {
                 self.stats.reordered += 1;
@@ -116,17 +125,16 @@ impl<T> Link<T> {
             }
         }
         self.last_arrival = self.last_arrival.max(arrives);
-        self.packets.insert((arrives, self.next_number), Packet { payload, size, departs });
-        self.next_number += 1;
+        // Nearly always at the end: only reordering lets a packet overtake a few.
+        let place =
+            self.packets.iter().rposition(|earlier| earlier.arrives <= arrives).map_or(0, |at| at + 1);
+        self.packets.insert(place, Packet { payload, size, departs, arrives });
+        Some(wait)
     }
 
     /// The next packet that has arrived by now.
     pub fn poll(&mut self, now: Time) -> Option<T> {
-        let entry = self.packets.first_entry()?;
-        if entry.key().0 > now {
-            return None;
-        }
-        let packet = entry.remove();
+        let packet = self.packets.pop_front_if(|packet| packet.arrives <= now)?;
         self.stats.delivered += 1;
         self.stats.delivered_bytes += packet.size as u64;
         Some(packet.payload)
@@ -134,7 +142,12 @@ impl<T> Link<T> {
 
     /// When the next packet arrives.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.packets.first_key_value().map(|(key, _)| key.0)
+        self.packets.front().map(|packet| packet.arrives)
+    }
+
+    /// How long a packet that comes now would wait for its turn.
+    pub fn wait(&mut self, now: Time) -> Duration {
+        self.server.wait(now)
     }
 
     /// Pulls the cable (`false`) or puts it back. Nobody is told; what had not left the queue is gone,
@@ -143,23 +156,19 @@ impl<T> Link<T> {
         self.up = up;
         if !up {
             let before = self.packets.len();
-            self.packets.retain(|_, packet| packet.departs <= now);
+            self.packets.retain(|packet| packet.departs <= now);
             self.stats.outage_drops += (before - self.packets.len()) as u64;
         }
     }
 
     /// Whether the link carries anything at this time.
     pub fn is_up(&self, now: Time) -> bool {
-        self.up && !self.dark(now)
+        self.up && !self.conditions.dark(now)
     }
 
     /// What became of the packets so far.
     pub fn stats(&self) -> LinkStats {
         self.stats
-    }
-
-    fn dark(&self, at: Time) -> bool {
-        self.conditions.outages.iter().any(|outage| outage.covers(at))
     }
 
     fn dice(&mut self) -> bool {
@@ -266,9 +275,9 @@ mod tests {
     #[test]
     fn queue_delay_and_drop_tail() {
         let mut link = Link::new(Conditions { queue: Duration::from_millis(25), ..slow() }, 0);
-        for n in 0..5 {
-            link.send(n, 1250, START);
-        }
+        let waits: Vec<_> = (0..5).map(|n| link.send(n, 1250, START).map(|wait| wait.as_millis())).collect();
+        assert_eq!(waits, [Some(0), Some(10), Some(20), None, None]);
+        assert_eq!(link.wait(at(1)).as_millis(), 29);
         assert_eq!(drain(&mut link), [(15, 0), (25, 1), (35, 2)]);
         let stats = link.stats();
         assert_eq!((stats.sent, stats.delivered, stats.queue_drops), (5, 3, 2));
@@ -286,6 +295,18 @@ mod tests {
         link.send(3, 1500, at(50)); // the third passed unused
         link.send(4, 1500, at(50)); // the next round's first
         assert_eq!(drain(&mut link), [(10, 0), (10, 1), (20, 2), (100, 3), (110, 4)]);
+    }
+
+    #[test]
+    fn a_swinging_delay_keeps_the_order() {
+        let swing = crate::Swing { to: Duration::from_millis(300), period: Duration::from_millis(200) };
+        let mut link = Link::new(Conditions { swing: Some(swing), ..slow() }, 0);
+        for n in 0..4 {
+            link.send(n, 125, at(50 * u64::from(n))); // leaves a millisecond later
+        }
+        // The first half of a period takes 5 ms, the second one 300, and nobody overtakes.
+        link.send(4, 125, at(200));
+        assert_eq!(drain(&mut link), [(6, 0), (56, 1), (401, 2), (451, 3), (451, 4)]);
     }
 
     #[test]
@@ -353,7 +374,9 @@ mod tests {
             Conditions { loss: Loss::Random(0.3), jitter: Duration::from_millis(5), ..Default::default() };
         let day = |seed| {
             let mut link = Link::new(conditions.clone(), seed);
-            (0..100).for_each(|n| link.send(n, 100, at(u64::from(n))));
+            for n in 0..100 {
+                link.send(n, 100, at(u64::from(n)));
+            }
             drain(&mut link)
         };
         assert_eq!(day(1), day(1));
@@ -364,7 +387,9 @@ mod tests {
     fn odd_conditions_do_no_harm() {
         let odd = Conditions { rate: Rate::Fixed(0), loss: Loss::Random(f64::NAN), ..Default::default() };
         let mut link = Link::new(odd, 0);
-        (0..10).for_each(|n| link.send(n, usize::MAX >> 30, at(0)));
+        for n in 0..10 {
+            link.send(n, usize::MAX >> 30, at(0));
+        }
         assert_eq!(link.packets.len(), 1);
     }
 }

@@ -15,6 +15,10 @@ const MAX_LINES: usize = 6_000_000;
 pub struct Trace {
     /// Not falling, not empty, and the last one is above zero: it is the period.
     millis: Arc<[u64]>,
+    /// Where in the recording it starts: milliseconds below the period,
+    skip: u64,
+    /// and the first opportunity from there on.
+    first: u64,
 }
 
 /// Why a text is no trace.
@@ -54,17 +58,46 @@ impl Trace {
         self.millis.len() as u64 * OPPORTUNITY_BYTES as u64 * 8 * 1000 / self.period_millis()
     }
 
+    /// The same recording, started so many milliseconds later (counted from its beginning, over all
+    /// repetitions).
+    pub fn from_millis(&self, skip: u64) -> Self {
+        let skip = skip % self.period_millis();
+        Trace { millis: self.millis.clone(), skip, first: self.whole_first_from(skip * 1000) }
+    }
+
+    /// From times that do not fall, in milliseconds.
+    pub fn from_opportunities(millis: Vec<u64>) -> Result<Self, TraceError> {
+        if let Some(index) = millis.windows(2).position(|pair| pair[1] < pair[0]) {
+            return Err(TraceError::Backwards { line: index + 2 });
+        }
+        if millis.len() > MAX_LINES {
+            return Err(TraceError::TooLong);
+        }
+        match millis.last() {
+            None | Some(0) => Err(TraceError::Empty),
+            Some(_) => Ok(Trace { millis: millis.into(), skip: 0, first: 0 }),
+        }
+    }
+
     /// When opportunity number `index` comes, counted over all repetitions, in microseconds after the
     /// start.
     pub(crate) fn micros_of(&self, index: u64) -> u64 {
+        self.whole_micros_of(index.saturating_add(self.first)).saturating_sub(self.skip * 1000)
+    }
+
+    /// The first opportunity at `micros` after the start, or later.
+    pub(crate) fn first_from(&self, micros: u64) -> u64 {
+        self.whole_first_from(micros.saturating_add(self.skip * 1000)) - self.first
+    }
+
+    fn whole_micros_of(&self, index: u64) -> u64 {
         let len = self.millis.len() as u64;
         let (round, line) = (index / len, index % len);
         (round.saturating_mul(self.period_millis()).saturating_add(self.millis[line as usize]))
             .saturating_mul(1000)
     }
 
-    /// The first opportunity at `micros` after the start, or later.
-    pub(crate) fn first_from(&self, micros: u64) -> u64 {
+    fn whole_first_from(&self, micros: u64) -> u64 {
         let millis = micros.div_ceil(1000);
         // The last line of one round and the first of the next may be at the same time, so that a
         // whole period belongs to the round before it.
@@ -98,10 +131,7 @@ impl FromStr for Trace {
             }
             millis.push(at);
         }
-        match millis.last() {
-            None | Some(0) => Err(TraceError::Empty),
-            Some(_) => Ok(Trace { millis: millis.into() }),
-        }
+        Trace::from_opportunities(millis)
     }
 }
 
@@ -120,6 +150,16 @@ mod tests {
         {
             assert_eq!(trace.first_from(micros), index, "{micros}");
         }
+    }
+
+    #[test]
+    fn starts_anywhere() {
+        let trace: Trace = "0\n4\n4\n10\n".parse().unwrap();
+        let later = trace.from_millis(14);
+        let times: Vec<_> = (0..5).map(|i| later.micros_of(i) / 1000).collect();
+        assert_eq!(times, [0, 0, 6, 6, 10]);
+        assert_eq!(later.first_from(1), 2);
+        assert_eq!(trace.from_millis(20), trace);
     }
 
     #[test]

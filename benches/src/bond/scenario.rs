@@ -1,0 +1,392 @@
+//! A scenario, checked: what every seed makes a plan of.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sim::{Conditions, Loss, Outage, Rate, Rng, Swing, Trace, Way};
+
+use super::judge::Must;
+use super::media::{Media, video_rate_for};
+use super::plan::{Follow, Plan, START, Uplink};
+use super::spec::{Spec, named, spread_out};
+use super::text::{self, Cut};
+use super::world::HAS_FEC;
+
+/// With traces, which are one way only, feedback comes back at this rate. Bits per second.
+const FEEDBACK_RATE: u64 = 5_000_000;
+
+/// The longest show of a made-up trace is not repeated.
+const MOBILE_SECONDS: std::ops::RangeInclusive<u64> = 60..=600;
+
+/// How fast an uplink is.
+#[derive(Clone, Debug)]
+enum Speed {
+    /// Bits per second.
+    Fixed(u64),
+    /// From a file.
+    Recorded(Trace),
+    /// Made up for each seed, with this mean in bits per second.
+    Mobile(u64),
+}
+
+/// One uplink, before a seed has said how its day goes.
+#[derive(Clone, Debug)]
+struct Line {
+    speed: Speed,
+    delay: Duration,
+    swing: Option<Swing>,
+    jitter: Duration,
+    queue: Duration,
+    loss: Loss,
+}
+
+/// Conditions, media, outages, and what must come of it.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its file's name, or `flags`.
+    pub name: String,
+    /// What it shows.
+    pub about: String,
+    /// What it must show.
+    pub must: Must,
+    lines: Vec<Line>,
+    media: Media,
+    /// Set where [`Media::video`] depends on the uplinks: the part of their sum.
+    video_part: Option<f64>,
+    cuts: Vec<Cut>,
+    spread: Duration,
+    /// `None`: at random.
+    trace_start: Option<Duration>,
+    follow: Option<Follow>,
+    deadline: Duration,
+    fec: bool,
+    without: Option<usize>,
+}
+
+impl Scenario {
+    /// Checks what was written. Traces by a bare name are looked for in `traces`.
+    pub fn new(name: &str, spec: &Spec, traces: &Path) -> anyhow::Result<Self> {
+        let lines = lines(spec, traces)?;
+        let (media, video_part) = media(spec)?;
+        let cuts: Vec<Cut> = named("cut", spec.cut.iter().map(|cut| text::cut(cut)).collect())?;
+        if let Some(uplink) = cuts.iter().filter_map(|cut| cut.uplink).find(|&uplink| uplink >= lines.len()) {
+            bail!("--cut cannot be used: there is no uplink {}, there are {}", uplink + 1, lines.len());
+        }
+        let trace_start = match spec.trace_start.as_deref() {
+            None | Some("random") => None,
+            Some(at) => Some(named("trace-start", text::seconds(at))?),
+        };
+        let follow = match &spec.follow {
+            None => None,
+            Some(range) => {
+                let (least, most) = named("follow", text::range(range))?;
+                Some(Follow { least, most })
+            }
+        };
+        let deadline = spec.deadline.as_deref().map_or(Ok(400.0), text::number);
+        let deadline = text::millis(named("deadline", deadline)?);
+        if deadline.is_zero() {
+            bail!("--deadline cannot be used: 0 ms leave no time for anything");
+        }
+        let fec = named("fec", spec.fec.as_deref().map_or(Ok(true), text::switch))?;
+        if !fec && !HAS_FEC {
+            bail!("--fec off cannot be used: this version of the bond has no parity to switch off");
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            about: spec.about.clone().unwrap_or_default(),
+            must: spec.must.clone(),
+            lines,
+            media,
+            video_part,
+            cuts,
+            spread: named("spread", spec.spread.as_deref().map_or(Ok(Duration::ZERO), text::seconds))?,
+            trace_start,
+            follow,
+            deadline,
+            fec,
+            without: None,
+        })
+    }
+
+    /// How many uplinks there are.
+    pub fn uplinks(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// How long frames come.
+    pub fn length(&self) -> Duration {
+        self.media.length
+    }
+
+    /// Whether the encoder follows.
+    pub fn follow(&self) -> Option<Follow> {
+        self.follow
+    }
+
+    /// The same without an uplink (from 0): it is never there.
+    pub fn without(&self, uplink: usize) -> anyhow::Result<Self> {
+        if uplink >= self.lines.len() || self.lines.len() < 2 {
+            bail!("--without cannot be used: there is no uplink {} to leave out", uplink + 1);
+        }
+        Ok(Self {
+            name: format!("{} without {}", self.name, uplink + 1),
+            without: Some(uplink),
+            ..self.clone()
+        })
+    }
+
+    /// The same with parity, or without.
+    pub fn with_fec(&self, fec: bool) -> Self {
+        let name = format!("{} fec {}", self.name, if fec { "on" } else { "off" });
+        Self { name, fec, ..self.clone() }
+    }
+
+    /// Every seed is run so many times: once for each uplink where one is cut in turn.
+    pub fn variants(&self) -> usize {
+        if self.cuts.iter().any(|cut| cut.uplink.is_none()) { self.lines.len() } else { 1 }
+    }
+
+    /// The plan of a seed's day. The same seed and variant give the same plan.
+    pub fn plan(&self, seed: u64, variant: usize) -> Plan {
+        let mut rng = Rng::new(seed ^ 0x706c_616e);
+        let shift = Duration::from_micros(rng.below(self.spread.as_micros() as u64 + 1));
+        let mut uplinks: Vec<Uplink> =
+            self.lines.iter().map(|line| self.uplink(line, &mut Rng::new(rng.next_u64()))).collect();
+        for cut in &self.cuts {
+            let from = START + cut.at + shift;
+            let outage = Outage { from, until: from + cut.length };
+            let Some(uplink) = uplinks.get_mut(cut.uplink.unwrap_or(variant)) else { continue };
+            if cut.up {
+                uplink.up.outages.push(outage);
+            }
+            if cut.down {
+                uplink.down.outages.push(outage);
+            }
+        }
+        let first =
+            self.without.map(|out| (0..uplinks.len() as u8).filter(|&n| usize::from(n) != out).collect());
+        let mut plan = Plan {
+            deadline: self.deadline,
+            first,
+            follow: self.follow,
+            fec: self.fec,
+            ..Plan::new(uplinks, self.media)
+        };
+        if let Some(part) = self.video_part {
+            let sum = capacity(&plan) / self.media.length.as_secs_f64().max(1e-6);
+            plan.media.video = video_rate_for(&self.media, sum * part);
+        }
+        plan
+    }
+
+    fn uplink(&self, line: &Line, rng: &mut Rng) -> Uplink {
+        let seconds = self.media.length.as_secs() + 2;
+        let rate = match &line.speed {
+            Speed::Fixed(rate) => Rate::Fixed(*rate),
+            Speed::Recorded(trace) => {
+                let start = match self.trace_start {
+                    Some(start) => start.as_millis() as u64,
+                    None => rng.below(trace.period_millis()),
+                };
+                Rate::Trace(trace.from_millis(start))
+            }
+            Speed::Mobile(mean) => {
+                let seconds = seconds.clamp(*MOBILE_SECONDS.start(), *MOBILE_SECONDS.end());
+                // A mean that gives no packet in a minute was refused when it was read.
+                Trace::mobile(*mean, seconds, rng).map_or(Rate::Fixed(*mean), Rate::Trace)
+            }
+        };
+        let back = match &rate {
+            Rate::Fixed(_) => rate.clone(),
+            Rate::Trace(_) => Rate::Fixed(FEEDBACK_RATE),
+        };
+        let up = Conditions {
+            rate,
+            delay: line.delay,
+            swing: line.swing,
+            jitter: line.jitter,
+            queue: line.queue,
+            loss: line.loss,
+            ..Conditions::default()
+        };
+        Uplink { down: Conditions { rate: back, ..up.clone() }, up }
+    }
+}
+
+/// Bits that the uplinks of a plan could carry while frames come.
+pub fn capacity(plan: &Plan) -> f64 {
+    (0..plan.uplinks.len()).map(|uplink| capacity_of(plan, uplink)).sum()
+}
+
+/// Bits that one uplink of a plan could carry while frames come; 0 where it is not there.
+pub fn capacity_of(plan: &Plan, uplink: usize) -> f64 {
+    match plan.uplinks.get(uplink) {
+        Some(line) if plan.is_first(uplink) => {
+            Way { conditions: &line.up, began: plan.began() }.capacity(START, START + plan.media.length)
+        }
+        _ => 0.0,
+    }
+}
+
+fn lines(spec: &Spec, traces: &Path) -> anyhow::Result<Vec<Line>> {
+    let speeds: Vec<Speed> = match (&spec.rates, &spec.traces) {
+        (Some(_), Some(_)) => bail!("--rates and --traces stand for each other: give one of them"),
+        (_, Some(names)) => {
+            named("traces", names.split(',').map(|name| speed(name.trim(), traces)).collect())?
+        }
+        (rates, None) => {
+            let rates = named("rates", text::numbers(rates.as_deref().unwrap_or("5,4,3")))?;
+            if rates.iter().any(|&rate| text::megabits(rate) == 0) {
+                bail!(
+                    "--rates cannot be used: an uplink of 0 Mb/s carries nothing; use --cut for a dark one"
+                );
+            }
+            rates.into_iter().map(|rate| Speed::Fixed(text::megabits(rate))).collect()
+        }
+    };
+    let count = speeds.len();
+    if count > bond::MAX_PATHS {
+        bail!("{count} uplinks are over the bond's bound of {}", bond::MAX_PATHS);
+    }
+    let millis = |flag: &str, given: &Option<String>, default: &str| {
+        let numbers = named(flag, text::numbers(given.as_deref().unwrap_or(default)))?;
+        let times = numbers.into_iter().map(text::millis).collect();
+        spread_out(flag, times, count)
+    };
+    let delays = if count == 3 { "25,35,15" } else { "25" };
+    let delays = millis("delays", &spec.delays, delays)?;
+    let jitters = millis("jitter", &spec.jitter, "3")?;
+    let queues = millis("queue", &spec.queue, "200")?;
+    let losses = spec.loss.as_deref().unwrap_or("0").split(',').map(text::loss).collect();
+    let losses = spread_out("loss", named("loss", losses)?, count)?;
+    let swing = spec.swing.as_deref().map(|swing| named("swing", text::swing(swing))).transpose()?;
+    if let Some((uplink, _)) = swing.filter(|(uplink, _)| *uplink >= count) {
+        bail!("--swing cannot be used: there is no uplink {}, there are {count}", uplink + 1);
+    }
+    let mut lines = Vec::new();
+    for (index, speed) in speeds.into_iter().enumerate() {
+        let line = Line {
+            speed,
+            delay: delays[index],
+            swing: swing.filter(|(uplink, _)| *uplink == index).map(|(_, swing)| swing),
+            jitter: jitters[index],
+            queue: queues[index],
+            loss: losses[index],
+        };
+        let conditions = Conditions {
+            delay: line.delay,
+            swing: line.swing,
+            jitter: line.jitter,
+            queue: line.queue,
+            loss: line.loss,
+            ..Conditions::default()
+        };
+        conditions.check().with_context(|| format!("uplink {} cannot be", index + 1))?;
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+fn speed(name: &str, traces: &Path) -> anyhow::Result<Speed> {
+    if let Some(mean) = name.strip_prefix("mobile:") {
+        let mean = text::megabits(text::number(mean)?);
+        if mean < 10_000 {
+            bail!("{name:?}: a mobile uplink needs a mean of at least 0.01 Mb/s");
+        }
+        return Ok(Speed::Mobile(mean));
+    }
+    let path = [PathBuf::from(name), traces.join(name)].into_iter().find(|path| path.is_file());
+    let path = path.with_context(|| {
+        let folder = traces.display();
+        format!("there is no trace {name:?}, nor is it in {folder}; --trace-dir (or ROADIE_TRACES) names another folder")
+    })?;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Speed::Recorded(text.parse().with_context(|| format!("{} is no trace", path.display()))?))
+}
+
+fn media(spec: &Spec) -> anyhow::Result<(Media, Option<f64>)> {
+    let mut media = Media::default();
+    let fps = named("fps", spec.fps.as_deref().map_or(Ok(30.0), text::number))?;
+    if !(1.0..=1000.0).contains(&fps) {
+        bail!("--fps cannot be used: {fps} is not between 1 and 1000");
+    }
+    media.fps = fps as u32;
+    if let Some(shape) = &spec.keyframes {
+        let (ratio, every) = named("keyframes", text::keyframes(shape))?;
+        media.group = (every.as_secs_f64() * fps).round().max(1.0) as u32;
+        media.keyframe_ratio = ratio.min(f64::from(media.group));
+    } else {
+        media.group = (2.0 * fps).round() as u32;
+    }
+    media.audio = (named("audio", spec.audio.as_deref().map_or(Ok(96.0), text::number))? * 1e3) as u64;
+    media.length = named("seconds", spec.seconds.as_deref().map_or(Ok(media.length), text::seconds))?;
+    if media.length.is_zero() {
+        bail!("--seconds cannot be used: 0 s measure nothing");
+    }
+    let mut part = None;
+    match spec.video.as_deref() {
+        Some(video) if video.ends_with('%') => part = Some(named("video", text::percent(video))?),
+        Some(video) => media.video = text::megabits(named("video", text::number(video))?),
+        None => {}
+    }
+    Ok((media, part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenario(toml: &str) -> anyhow::Result<Scenario> {
+        Scenario::new("test", &toml::from_str(toml)?, Path::new("/nowhere"))
+    }
+
+    #[test]
+    fn a_seed_is_a_day() {
+        let scenario =
+            scenario("traces = \"mobile:3,mobile:2\"\ncut = \"*>@4s+3s\"\nspread = \"1s\"").unwrap();
+        assert_eq!(scenario.variants(), 2);
+        let (first, second) = (scenario.plan(1, 0), scenario.plan(1, 1));
+        assert_eq!(first.uplinks[0].up.rate, second.uplinks[0].up.rate);
+        assert_ne!(first.uplinks[0].up.rate, scenario.plan(2, 0).uplinks[0].up.rate);
+        let outage = first.uplinks[0].up.outages[0];
+        assert!((4.0..5.0).contains(&outage.from.saturating_since(START).as_secs_f64()));
+        assert!(first.uplinks[1].up.outages.is_empty() && first.uplinks[0].down.outages.is_empty());
+        assert_eq!(second.uplinks[1].up.outages, [outage]);
+    }
+
+    #[test]
+    fn a_part_of_what_is_there() {
+        let scenario = scenario("rates = \"5,4,3\"\nvideo = \"50%\"").unwrap();
+        let plan = scenario.plan(1, 0);
+        assert!((5_300_000..5_500_000).contains(&plan.media.video), "{}", plan.media.video);
+        let plan = scenario.without(1).unwrap().plan(1, 0);
+        assert!(plan.media.video < 3_700_000 && !plan.is_first(1));
+        assert_eq!(capacity(&plan), 8e6 * 12.0);
+    }
+
+    #[test]
+    fn the_bad_flag_is_named() {
+        for (toml, says) in [
+            ("rates = \"5,x\"", "--rates"),
+            ("rates = \"5,0\"", "--cut"),
+            ("traces = \"no-such\"", "--trace-dir"),
+            ("rates = \"5\"\ntraces = \"mobile:3\"", "--traces"),
+            ("delays = \"1,2\"", "--delays has 2 values for 3"),
+            ("loss = \"2\"", "--loss"),
+            ("cut = \"4@1s+1s\"", "no uplink 4"),
+            ("deadline = 0", "--deadline"),
+            ("fps = 0", "--fps"),
+            ("seconds = 0", "--seconds"),
+            ("keyframes = 3", "--keyframes"),
+            ("follow = 3", "--follow"),
+            ("fec = \"perhaps\"", "--fec"),
+            ("delays = 70000", "uplink 1"),
+            ("rates = \"1,1,1,1,1,1,1,1,1\"", "bound of 8"),
+        ] {
+            let error = format!("{:#}", scenario(toml).unwrap_err());
+            assert!(error.contains(says), "{toml}: {error}");
+        }
+    }
+}

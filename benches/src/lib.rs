@@ -1,0 +1,4 @@
+//! Benchmarks: what `roadie-bench` measures, and the simulated world in which the bond is tried.
+
+pub mod bond;
+pub mod latency;

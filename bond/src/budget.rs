@@ -24,6 +24,9 @@ const MOST_CREDIT: f64 = 24_000.0;
 const BULK_PART: f64 = 0.7;
 const MOST_BULK_CREDIT: f64 = 6_000.0;
 
+/// After trouble nothing is spare for this long.
+const CALM: Duration = Duration::from_millis(500);
+
 /// Over about this long the rate in use is taken.
 const USE_WINDOW: Duration = Duration::from_millis(500);
 
@@ -37,11 +40,20 @@ pub(crate) struct Budget {
     sent: f64,
     used: f64,
     refilled: Option<Time>,
+    calm_from: Time,
 }
 
 impl Budget {
     pub fn new() -> Self {
-        Self { losses: Losses::new(), credit: 0.0, bulk_credit: 0.0, sent: 0.0, used: 0.0, refilled: None }
+        Self {
+            losses: Losses::new(),
+            credit: 0.0,
+            bulk_credit: 0.0,
+            sent: 0.0,
+            used: 0.0,
+            refilled: None,
+            calm_from: Time::ZERO,
+        }
     }
 
     /// A datagram went out.
@@ -58,6 +70,16 @@ impl Budget {
         may
     }
 
+    /// A path is in doubt, or more waits than the paths carry: what seems spare is not for a while.
+    pub fn trouble(&mut self, now: Time) {
+        self.calm_from = now + CALM;
+    }
+
+    /// Whether there was no trouble lately.
+    pub fn calm(&self, now: Time) -> bool {
+        now >= self.calm_from
+    }
+
     /// Time went on, while the paths together could carry `rate` bits per second.
     pub fn refill(&mut self, rate: f64, now: Time) {
         let Some(before) = self.refilled else {
@@ -70,6 +92,9 @@ impl Budget {
         }
         let part = (span / USE_WINDOW.as_secs_f64()).min(1.0);
         self.used += (self.sent * 8.0 / span - self.used) * part;
+        if !self.calm(now) {
+            self.credit = 0.0;
+        }
         let spare = ((rate - self.used) * PART).min(self.used * MOST_PART);
         self.credit = (self.credit + spare / 8.0 * span).clamp(0.0, MOST_CREDIT);
         let bulk = (rate - self.used) * BULK_PART / 8.0 * span;

@@ -68,6 +68,9 @@ const IDLE: Duration = Duration::from_millis(100);
 /// path too, where one is free.
 const HEDGE_AFTER: Duration = Duration::from_millis(0);
 
+/// Losses behind so much queueing delay, in microseconds, are the queue's.
+const CONGESTED: f64 = 50_000.0;
+
 /// News that is so much overdue makes the encoder careful at once, before the path is suspect.
 const DOUBT: Duration = Duration::from_millis(15);
 
@@ -202,7 +205,12 @@ impl Path {
 
     /// What of it can be counted on now: nothing while news is overdue.
     pub fn dependable_rate(&self, now: Time) -> f64 {
-        if self.overdue(now).is_some_and(|by| by >= DOUBT) { 0.0 } else { self.usable_rate() }
+        if self.doubtful(now) { 0.0 } else { self.usable_rate() }
+    }
+
+    /// Whether news is overdue.
+    pub fn doubtful(&self, now: Time) -> bool {
+        self.overdue(now).is_some_and(|by| by >= DOUBT)
     }
 
     /// Smoothed delay by the two clocks as they are, in microseconds.
@@ -340,7 +348,12 @@ impl Path {
             self.estimate.progress(entry, &sent, now);
             self.sign_of_life(alone, now);
         }
-        News { arrived: told.arrived, packets: told.packets, lost: self.find_lost(now) }
+        let mut lost = self.find_lost(now);
+        if self.estimate.queueing() > CONGESTED {
+            // What a full queue drops is no reason to send more.
+            (lost.packets, lost.runs) = (0, 0);
+        }
+        News { arrived: told.arrived, packets: told.packets, lost }
     }
 
     fn wait_longer(&mut self, now: Time) {

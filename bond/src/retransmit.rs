@@ -231,7 +231,8 @@ impl Flight {
         let flying = self.records.values_mut().filter(|sent| !sent.lost);
         flying
             .filter_map(|sent| {
-                sent.lost = true;
+                // Silence is not loss: it says nothing about what else the path drops.
+                (sent.lost, sent.counted) = (true, true);
                 sent.shard
             })
             .collect()

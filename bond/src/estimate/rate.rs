@@ -298,7 +298,8 @@ impl Rate {
         let weight = if self.first && sure >= 0.5 { 1.0 } else { MEASURE_WEIGHT * sure };
         self.first &= sure < 0.5;
         // What comes out as it goes in, though it yields to a queue that stands, is no measure of the path.
-        if measured < self.rate && sending(&self.standing).is_some_and(|sending| sending < measured * PUSHED) {
+        if measured < self.rate && sending(&self.standing).is_some_and(|sending| sending < measured * PUSHED)
+        {
             return;
         }
         self.rate = (self.rate + (measured - self.rate) * weight).clamp(MIN_RATE, MAX_RATE);
@@ -373,7 +374,8 @@ impl Rate {
         if lost {
             self.rate *= SHARE_CUT;
         } else if pressed {
-            let step = SHARE_STEP * 8.0 / Duration::from_micros(arrival.srtt as u64).max(LEAST_ROUND).as_secs_f64();
+            let step =
+                SHARE_STEP * 8.0 / Duration::from_micros(arrival.srtt as u64).max(LEAST_ROUND).as_secs_f64();
             self.rate = (self.rate + step).min(measured * SHARE_MOST);
         }
         self.rate = self.rate.clamp(MIN_RATE, MAX_RATE);

@@ -159,7 +159,8 @@ impl Sender {
         };
         let wanted = if outgoing.sends == 0 {
             self.copy_credit = (self.copy_credit + len as f64 * COPY_PART).min(COPY_BYTES);
-            let affordable = self.config.fec && precious && self.copy_credit >= len as f64;
+            let affordable =
+                self.config.fec && precious && self.budget.calm(self.now) && self.copy_credit >= len as f64;
             if affordable {
                 self.copy_credit -= len as f64;
             }

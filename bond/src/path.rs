@@ -322,7 +322,13 @@ impl Path {
         self.probes = self.probes.saturating_add(1);
         let idle = self.last_media.is_none_or(|last| last + IDLE <= now);
         let rested = self.train_at + LATER_TRAIN_EVERY <= now;
-        if self.train_left == 0 && self.active() && self.cost != Cost::LastResort && idle && rested && self.estimate.wants_train() {
+        if self.train_left == 0
+            && self.active()
+            && self.cost != Cost::LastResort
+            && idle
+            && rested
+            && self.estimate.wants_train()
+        {
             self.estimate.train_begins();
             (self.train_left, self.train_at) = (LATER_TRAIN, now);
             self.train_gap = train_gap(2.0 * self.estimate.rate());

@@ -127,7 +127,17 @@ impl Flight {
     pub fn sent(&mut self, shard: Option<ShardId>, bytes: u64, train: u64, now: Time) -> Option<ShardId> {
         let alone = self.last_train != Some(train);
         self.last_train = Some(train);
-        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, alone, lost: false, counted: false, hedged: false };
+        let sent = Sent {
+            shard,
+            bytes,
+            sent_before: self.sent_bytes,
+            at: now,
+            train,
+            alone,
+            lost: false,
+            counted: false,
+            hedged: false,
+        };
         self.sent_bytes += bytes;
         self.in_flight += bytes;
         self.records.insert(self.next_seq, sent);

@@ -150,7 +150,14 @@ mod tests {
     /// A path with this delay, backlog (ms) and rate (Mb/s).
     fn lane(path: u8, delay: f64, wait: f64, rate: f64) -> Lane {
         let free = wait <= HOLD.as_millis() as f64;
-        Lane { path: PathId(path), delay: delay * 1e3, wait: wait * 1e3, per_byte: 8.0 / rate, free, cost: Cost::Free }
+        Lane {
+            path: PathId(path),
+            delay: delay * 1e3,
+            wait: wait * 1e3,
+            per_byte: 8.0 / rate,
+            free,
+            cost: Cost::Free,
+        }
     }
 
     #[test]

@@ -396,7 +396,8 @@ fn keep(window: &mut VecDeque<Arrival>, arrival: Arrival) {
 fn sending(window: &VecDeque<Arrival>) -> Option<f64> {
     let (first, last) = (window.front()?, window.back()?);
     let span = last.sent_at.saturating_since(first.sent_at);
-    (!span.is_zero()).then(|| last.sent_before.saturating_sub(first.sent_before) as f64 * 8.0 / span.as_secs_f64())
+    (!span.is_zero())
+        .then(|| last.sent_before.saturating_sub(first.sent_before) as f64 * 8.0 / span.as_secs_f64())
 }
 
 /// Bits per second over a window, where it is long enough to tell.

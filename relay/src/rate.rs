@@ -6,6 +6,11 @@ const RISE: u64 = 3;
 /// Encoders count in so many bits per second.
 const STEP: u64 = 1000;
 
+/// While the bond works off what has piled up it asks for little, or nothing. The encoder is not told less
+/// than this part of what the paths carry, in percent: the rest drains the pile, and the picture of a
+/// second stays a picture.
+const LEAST: u64 = 40;
+
 /// A pure policy: falls are told at once, rises when they are worth it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateSignal {
@@ -13,14 +18,12 @@ pub struct RateSignal {
 }
 
 impl RateSignal {
-    /// The bond asks for `rate` bits per second now, and some path of it is `carrying`. Gives what the
-    /// encoder has to be told, if anything.
-    ///
-    /// The two must not be mixed up: while there is no path, the encoder goes on as it was, for the
-    /// recording; while paths only drain what has piled up, it must give the least that it can.
-    pub fn update(&mut self, rate: u64, carrying: bool) -> Option<u32> {
-        let least = if carrying { STEP as u32 } else { 0 };
-        let rate = u32::try_from(rate / STEP * STEP).unwrap_or(u32::MAX).max(least);
+    /// The bond asks for `target` bits per second now, and its paths carry `carried` (0: there is none);
+    /// that is asked for only when it matters. Gives what the encoder has to be told, if anything.
+    pub fn update(&mut self, target: u64, carried: impl FnOnce() -> u64) -> Option<u32> {
+        let falls = target == 0 || self.told.is_none_or(|told| target < u64::from(told));
+        let least = if falls { carried() * LEAST / 100 } else { 0 };
+        let rate = u32::try_from(target.max(least) / STEP * STEP).unwrap_or(u32::MAX);
         let tell = self
             .told
             .is_none_or(|told| rate < told || u64::from(rate) * 100 > u64::from(told) * (100 + RISE));
@@ -39,15 +42,26 @@ mod tests {
     #[test]
     fn falls_at_once_rises_when_worth_it() {
         let mut signal = RateSignal::default();
-        assert_eq!(signal.update(2_000_000, true), Some(2_000_000));
-        assert_eq!(signal.update(2_000_999, true), None, "less than the encoder's step");
-        assert_eq!(signal.update(2_060_000, true), None);
-        assert_eq!(signal.update(2_061_000, true), Some(2_061_000));
-        assert_eq!(signal.update(2_060_500, true), Some(2_060_000));
-        assert_eq!(signal.update(0, true), Some(1_000), "the least, but not nothing");
-        assert_eq!(signal.update(0, false), Some(0), "no uplink");
-        assert_eq!(signal.update(0, false), None);
-        assert_eq!(signal.update(500_000, true), Some(500_000));
-        assert_eq!(signal.update(u64::MAX, true), Some(u32::MAX));
+        let mut update = |target| signal.update(target, || 0);
+        assert_eq!(update(2_000_000), Some(2_000_000));
+        assert_eq!(update(2_000_999), None, "less than the encoder's step");
+        assert_eq!(update(2_060_000), None);
+        assert_eq!(update(2_061_000), Some(2_061_000));
+        assert_eq!(update(2_060_500), Some(2_060_000));
+        assert_eq!(update(0), Some(0), "no uplink");
+        assert_eq!(update(0), None);
+        assert_eq!(update(1_000), Some(1_000));
+        assert_eq!(update(u64::MAX), Some(u32::MAX));
+    }
+
+    #[test]
+    fn draining_is_not_silence() {
+        let mut signal = RateSignal::default();
+        assert_eq!(signal.update(2_000_000, || 3_000_000), Some(2_000_000));
+        assert_eq!(signal.update(0, || 3_000_000), Some(1_200_000));
+        assert_eq!(signal.update(0, || 3_000_000), None);
+        assert_eq!(signal.update(500_000, || 1_000_000), Some(500_000));
+        assert_eq!(signal.update(0, || 0), Some(0));
+        assert_eq!(signal.update(0, || 1_000_000), Some(400_000), "an uplink came, and the pile is there");
     }
 }

@@ -32,8 +32,8 @@ pub struct Settings {
     pub follow: bool,
 }
 
-/// Below this, 720p is blocks only: a bond that carries less has to let frames go.
-const MIN_BITRATE: u32 = 200_000;
+/// Below this, 720p is blocks only (x264 fails whole IDRs): a bond that carries less has to let frames go.
+const MIN_BITRATE: u32 = 300_000;
 
 /// What the video's bit rate is made of.
 #[derive(Clone, Copy, Debug)]

@@ -132,7 +132,9 @@ impl SendTask {
                 }
             }
             let target = self.sender.target_rate();
-            if let Some(rate) = self.rate.update(target, target > 0 || self.carries()) {
+            let sender = &self.sender;
+            if let Some(rate) = self.rate.update(target, || carried(sender)) {
+                tracing::debug!(rate, "the encoder may send");
                 self.current.target_rate = rate;
                 (self.own.hooks.rate)(rate);
             }
@@ -155,11 +157,6 @@ impl SendTask {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-    }
-
-    /// Whether any path carries media.
-    fn carries(&self) -> bool {
-        self.sender.stats().paths.iter().any(|path| path.state == PathState::Active)
     }
 
     fn push(&mut self, frame: &Frame, now: Time) {
@@ -355,6 +352,12 @@ impl SendTask {
             let _ = path.control.try_send(message.clone());
         }
     }
+}
+
+/// Bits per second that the paths with media on them are thought to carry together.
+fn carried(sender: &Sender) -> u64 {
+    let stats = sender.stats();
+    stats.paths.iter().filter(|path| path.state == PathState::Active).map(|path| path.rate).sum()
 }
 
 /// Both ways, as a provider counts: with the headers of UDP and IP.

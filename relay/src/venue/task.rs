@@ -132,8 +132,7 @@ impl SendTask {
                 }
             }
             let target = self.sender.target_rate();
-            let sender = &self.sender;
-            if let Some(rate) = self.rate.update(target, || carried(sender)) {
+            if let Some(rate) = self.rate.update(target) {
                 tracing::debug!(rate, "the encoder may send");
                 self.current.target_rate = rate;
                 (self.own.hooks.rate)(rate);
@@ -352,12 +351,6 @@ impl SendTask {
             let _ = path.control.try_send(message.clone());
         }
     }
-}
-
-/// Bits per second that the paths with media on them are thought to carry together.
-fn carried(sender: &Sender) -> u64 {
-    let stats = sender.stats();
-    stats.paths.iter().filter(|path| path.state == PathState::Active).map(|path| path.rate).sum()
 }
 
 /// Both ways, as a provider counts: with the headers of UDP and IP.

@@ -130,7 +130,8 @@ fn steady() {
             nothing_lost(outcome);
             let error = outcome.clock_error.expect("the clocks were compared");
             assert!(error.unsigned_abs() <= outcome.clock_bound, "{error} us off");
-            assert!(outcome.redundancy() < 0.06, "{}", outcome.redundancy());
+            // There is loss, and rate to spare for parity.
+            assert!(outcome.redundancy() < 0.2, "{}", outcome.redundancy());
         },
     );
     // One loss costs a round trip and a way: 8 ms encoding, 25 + 50 + 25 ms. FEC will better that.

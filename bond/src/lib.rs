@@ -46,8 +46,11 @@
 //! ```
 
 mod arrivals;
+mod budget;
 mod clock;
 mod estimate;
+mod fec;
+mod lanes;
 mod order;
 mod path;
 mod pending;
@@ -57,17 +60,19 @@ mod scheduler;
 mod sender;
 mod shard;
 mod stats;
+mod target;
 mod wire;
 
 use bytes::Bytes;
 
+pub use lanes::{LaneError, MAX_MESSAGE_BYTES, MAX_OBJECT_BYTES};
 pub use receiver::{Delivery, Receiver, ReceiverConfig};
 pub use sender::{Sender, SenderConfig, SenderEvent};
 pub use stats::{ClockEstimate, PathState, ReceiverPathStats, ReceiverStats, SenderPathStats, SenderStats};
 pub use wire::WireError;
 
 /// The ALPN of the bond's QUIC connections; the wire format in `docs/protocol.md` belongs to it.
-pub const ALPN: &[u8] = b"roadie-bond/1";
+pub const ALPN: &[u8] = b"roadie-bond/2";
 
 /// The largest datagram that the bond makes, in bytes: fits a QUIC datagram at a path MTU of 1200.
 pub const MAX_DATAGRAM: usize = 1150;
@@ -86,7 +91,8 @@ pub struct PathId(pub u8);
 /// How much a frame matters, from high to low: what is higher is sent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Small and precious: the catalog, the room. Goes over two paths at once where there are two.
+    /// Small and precious: messages, see [`Sender::send_message`]. Goes over two paths at once where there are
+    /// two.
     Control,
     /// Sound.
     Audio,
@@ -96,6 +102,21 @@ pub enum Class {
     Delta,
     /// A frame that no other frame needs.
     Droppable,
+    /// Not live at all: an object that goes when there is room, see [`Sender::send_object`].
+    Bulk,
+}
+
+/// What sending on a path costs the creator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cost {
+    /// Nothing.
+    #[default]
+    Free,
+    /// Something; from 1 on, and only the order counts. Cheaper paths are preferred while they bring a frame
+    /// not much later.
+    Priced(u32),
+    /// Too much: only where nothing else is in time.
+    LastResort,
 }
 
 /// A datagram for the driver to send, unreliably, on one path.

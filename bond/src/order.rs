@@ -7,6 +7,7 @@ use bytes::Bytes;
 use media::{Frame, FrameId, Time, TrackId};
 
 use crate::Delivery;
+use crate::lanes;
 use crate::shard::Assembly;
 use crate::wire::Shard;
 
@@ -55,6 +56,8 @@ pub(crate) struct TrackOrder {
     /// Frames given up so far, and those of them of which something came later.
     pub lost: u64,
     pub late: u64,
+    /// Frames that parity completed.
+    pub recovered: u64,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,8 @@ struct Partial {
     keyframe: bool,
     capture_time: Time,
     first_arrival: Time,
-    frame_bytes: usize,
+    /// Bytes that it takes, parity and all.
+    bytes: usize,
     body: Body,
 }
 
@@ -98,6 +102,7 @@ impl TrackOrder {
             bytes: 0,
             lost: 0,
             late: 0,
+            recovered: 0,
         }
     }
 
@@ -133,7 +138,7 @@ impl TrackOrder {
                 keyframe: shard.keyframe,
                 capture_time: shard.capture_time,
                 first_arrival: now,
-                frame_bytes: shard.cut.frame_bytes,
+                bytes: shard.cut.frame_bytes,
                 body: Body::Assembling(Assembly::new(shard.cut)),
             }
         });
@@ -147,10 +152,20 @@ impl TrackOrder {
         if assembly.cut() != shard.cut {
             return Insert::Contradiction;
         }
-        if !assembly.insert(shard.index, shard.payload) {
+        if shard.parity > 0 {
+            if room < shard.payload.len() {
+                return Insert::Refused;
+            }
+            if !assembly.insert_parity(shard.parity, shard.index - shard.cut.count, shard.payload) {
+                return Insert::Duplicate;
+            }
+            partial.bytes += shard.payload.len();
+            self.bytes += shard.payload.len();
+        } else if !assembly.insert(shard.index, shard.payload) {
             return Insert::Duplicate;
         }
         if assembly.complete() {
+            self.recovered += u64::from(assembly.recovered());
             let done =
                 std::mem::replace(&mut partial.body, Body::Complete { data: Bytes::new(), arrived: now });
             if let Body::Assembling(assembly) = done {
@@ -164,12 +179,15 @@ impl TrackOrder {
     /// be taken.
     fn make_room(&mut self, shard: &Shard<'_>, room: usize) -> bool {
         let mut room = room;
+        if lanes::reliable(self.track) {
+            return self.frames.len() < MAX_FRAMES && room >= shard.cut.frame_bytes;
+        }
         while self.frames.len() >= MAX_FRAMES || room < shard.cut.frame_bytes {
             let unfinished = self.frames.iter().find(|(order, partial)| {
                 **order < shard.order && matches!(partial.body, Body::Assembling(_))
             });
             let Some((&order, partial)) = unfinished else { return false };
-            room += partial.frame_bytes;
+            room += partial.bytes;
             self.remove(order);
             self.skip_to = self.skip_to.max(order + 1);
         }
@@ -178,13 +196,16 @@ impl TrackOrder {
 
     fn remove(&mut self, order: u64) -> Option<Partial> {
         let partial = self.frames.remove(&order)?;
-        self.bytes -= partial.frame_bytes;
+        self.bytes -= partial.bytes;
         Some(partial)
     }
 
     /// When the frame at the head will have missed its deadline, given the delay from the sender's to
     /// the receiver's clock on the fastest path; `None` where nothing blocks.
     pub fn gives_up_at(&self, min_delay: i64, deadline: std::time::Duration) -> Option<Time> {
+        if lanes::reliable(self.track) {
+            return None;
+        }
         let (&order, partial) = self.frames.first_key_value()?;
         if partial.passable_from(order) <= self.next.max(self.skip_to) {
             return None;
@@ -330,6 +351,7 @@ mod tests {
             floor,
             capture_time: Time::from_millis(1000 * order),
             cut: Cut::of(1),
+            parity: 0,
             index: 0,
             payload: b"x",
         }
@@ -348,6 +370,7 @@ mod tests {
                     format!("lost {group}.{start}..")
                 }
                 Delivery::Lost { group, frames, .. } => format!("lost {group}.{frames:?}"),
+                Delivery::Message(data) | Delivery::Object(data) => format!("{data:?}"),
             })
             .collect()
     }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use media::Time;
 
 use crate::estimate::{Estimate, PACKET_OVERHEAD};
-use crate::retransmit::Flight;
+use crate::retransmit::{Flight, Lost};
 use crate::scheduler::{HOLD, Lane, ShardId};
 use crate::wire::{FeedbackEntry, Stamp};
-use crate::{ClockEstimate, MAX_DATAGRAM, PathId, PathState, SenderPathStats};
+use crate::{ClockEstimate, Cost, MAX_DATAGRAM, PathId, PathState, SenderPathStats};
 
 /// A path is silent when nothing was heard of it for this long, though something should have been,
 const SILENCE: Duration = Duration::from_millis(70);
@@ -59,6 +59,13 @@ const LATER_TRAIN_EVERY: Duration = Duration::from_secs(2);
 /// A path is idle when it carried no media for this long.
 const IDLE: Duration = Duration::from_millis(100);
 
+/// A shard of which nothing was heard this much longer than it should have taken is sent on another
+/// path too, where one is free.
+const HEDGE_AFTER: Duration = Duration::from_millis(20);
+
+/// A path carries media while the last of it is not older than this.
+const CARRIES: Duration = Duration::from_millis(500);
+
 /// A path that is being proved and falls silent for this long is suspect again.
 const PROBING_SILENCE: Duration = Duration::from_millis(200);
 
@@ -81,6 +88,12 @@ const MIN_IN_FLIGHT: f64 = 4.0 * 1250.0;
 /// How late the driver's timers may be without a train of datagrams counting as broken.
 const TIMER_SLACK: Duration = Duration::from_millis(3);
 
+/// A path that costs is used when the cheaper ones would bring a shard this much later for each step of its
+/// price, up to so many steps; one of last resort when they would bring it hardly in time.
+const PRICE_STEP: Duration = Duration::from_millis(40);
+const PRICE_STEPS: u32 = 3;
+const LAST_RESORT: Duration = Duration::from_millis(240);
+
 /// What sending again costs beyond a round trip, in microseconds: noticing.
 const REPAIR_DELAY: f64 = 40_000.0;
 
@@ -88,13 +101,16 @@ const REPAIR_DELAY: f64 = 40_000.0;
 #[derive(Debug, Default)]
 pub(crate) struct News {
     pub arrived: Vec<ShardId>,
-    pub lost: Vec<ShardId>,
+    /// Datagrams that arrived.
+    pub packets: u32,
+    pub lost: Lost,
 }
 
 /// One uplink.
 #[derive(Debug)]
 pub(crate) struct Path {
     id: PathId,
+    cost: Cost,
     state: PathState,
     estimate: Estimate,
     flight: Flight,
@@ -123,6 +139,7 @@ impl Path {
     pub fn new(id: PathId, first_seq: u64, now: Time) -> Self {
         Self {
             id,
+            cost: Cost::Free,
             state: PathState::Probing,
             estimate: Estimate::new(now),
             flight: Flight::new(first_seq, now),
@@ -158,6 +175,11 @@ impl Path {
         self.heard
     }
 
+    /// Whether it carried media just now: only then its losses are losses of media.
+    pub fn carries(&self, now: Time) -> bool {
+        self.last_media.is_some_and(|last| now.saturating_since(last) < CARRIES)
+    }
+
     /// Bits per second that it can carry.
     pub fn usable_rate(&self) -> f64 {
         if self.active() { self.estimate.rate() * (1.0 - self.estimate.loss()) } else { 0.0 }
@@ -176,7 +198,8 @@ impl Path {
         let loss = self.estimate.loss().min(0.9);
         let repair = loss / (1.0 - loss) * (round_trip.as_micros() as f64 + REPAIR_DELAY);
         let overdue = self.overdue(now).map_or(0.0, |by| (by + OVERDUE_PROBE).as_micros() as f64);
-        let limit = ((round_trip + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
+        let least = self.estimate.least_rtt().unwrap_or(round_trip);
+        let limit = ((least + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
         let above = self.flight.in_flight() as f64 - limit;
         let mut wait = self.leaves.saturating_since(now).as_micros() as f64;
         let mut free = wait <= HOLD.as_micros() as f64;
@@ -184,7 +207,26 @@ impl Path {
             wait += above * per_byte;
             free = false;
         }
-        Some(Lane { path: self.id, delay: owd + repair + overdue, wait, per_byte, free })
+        let delay = owd + repair + overdue + self.reluctance();
+        Some(Lane { path: self.id, delay, wait, per_byte, free, cost: self.cost })
+    }
+
+    /// How much sooner this path must bring a datagram to be preferred to a free one, in microseconds.
+    fn reluctance(&self) -> f64 {
+        match self.cost {
+            Cost::Free => 0.0,
+            Cost::Priced(price) => PRICE_STEP.as_micros() as f64 * f64::from(price.min(PRICE_STEPS)),
+            Cost::LastResort => LAST_RESORT.as_micros() as f64,
+        }
+    }
+
+    /// Says what it costs from now on.
+    pub fn set_cost(&mut self, cost: Cost) {
+        self.cost = cost;
+    }
+
+    pub fn cost(&self) -> Cost {
+        self.cost
     }
 
     /// News of a datagram is overdue after this.
@@ -210,7 +252,7 @@ impl Path {
         if self.leaves + TIMER_SLACK < now {
             self.train += 1;
         }
-        let mut takes = Duration::from_micros((bytes as f64 * 8e6 / self.estimate.rate()) as u64);
+        let mut takes = Duration::from_micros((bytes as f64 * 8e6 / self.estimate.pace()) as u64);
         match shard {
             Some(_) => self.last_media = Some(now),
             // A train tries out another rate than the one that is trusted.
@@ -247,7 +289,13 @@ impl Path {
         self.probes = self.probes.saturating_add(1);
         let idle = self.last_media.is_none_or(|last| last + IDLE <= now);
         let rested = self.train_at + LATER_TRAIN_EVERY <= now;
-        if self.train_left == 0 && self.active() && idle && rested && self.estimate.wants_train() {
+        if self.train_left == 0
+            && self.active()
+            && self.cost != Cost::LastResort
+            && idle
+            && rested
+            && self.estimate.wants_train()
+        {
             self.estimate.train_begins();
             (self.train_left, self.train_at) = (LATER_TRAIN, now);
             self.train_gap = train_gap(2.0 * self.estimate.rate());
@@ -266,10 +314,10 @@ impl Path {
         self.estimate.count(told.packets, 0);
         if let Some(sent) = told.progress {
             self.heard = Some(now);
-            self.estimate.progress(entry, &sent, self.flight.in_flight(), now);
+            self.estimate.progress(entry, &sent, now);
             self.sign_of_life(alone, now);
         }
-        News { arrived: told.arrived, lost: self.find_lost(now) }
+        News { arrived: told.arrived, packets: told.packets, lost: self.find_lost(now) }
     }
 
     fn sign_of_life(&mut self, alone: bool, now: Time) {
@@ -278,10 +326,10 @@ impl Path {
         }
         self.signs += 1;
         let new = self.suspected == 0;
-        let known = self.estimate.proven() || now >= self.state_since + TRAIN_PATIENCE;
+        let known = self.estimate.known() || now >= self.state_since + TRAIN_PATIENCE;
         if alone || (new && known) || (!new && self.signs >= READMIT_SIGNS) {
             if !new {
-                self.estimate.readmit(READMIT_PART);
+                self.estimate.readmit(READMIT_PART, now);
             }
             self.enter(PathState::Active, now);
         } else if self.state == PathState::Suspect {
@@ -299,17 +347,26 @@ impl Path {
     }
 
     /// Calls lost what is, by time or by what overtook it.
-    pub fn find_lost(&mut self, now: Time) -> Vec<ShardId> {
+    pub fn find_lost(&mut self, now: Time) -> Lost {
         if now < self.grace_until {
+            return Lost::default();
+        }
+        let mut lost = self.flight.find_lost(self.timeout(), now);
+        self.packets_lost += u64::from(lost.packets);
+        if !self.active() || self.overdue(now).is_some() {
+            // Silence is not loss: it has its own state.
+            (lost.packets, lost.runs) = (0, 0);
+        }
+        self.estimate.count(0, lost.packets);
+        lost
+    }
+
+    /// Shards whose arrival should have been heard of by now.
+    pub fn find_overdue(&mut self, now: Time) -> Vec<ShardId> {
+        if now < self.grace_until || !self.active() {
             return Vec::new();
         }
-        let lost = self.flight.find_lost(self.timeout(), now);
-        // Silence is not loss: it has its own state.
-        if self.active() && self.overdue(now).is_none() {
-            self.estimate.count(0, lost.len() as u32);
-        }
-        self.packets_lost += lost.len() as u64;
-        lost.into_iter().flatten().collect()
+        self.flight.overdue(self.estimate.timeout(0) + HEDGE_AFTER, now)
     }
 
     /// When this path counts as silent, if nothing is heard until then.

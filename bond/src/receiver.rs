@@ -8,6 +8,7 @@ use bytes::Bytes;
 use media::{Frame, Time, TrackId};
 
 use crate::arrivals::Arrivals;
+use crate::lanes::{LaneError, MESSAGES, OBJECTS, Outbox};
 use crate::order::{Insert, TrackOrder};
 use crate::wire::{self, Feedback, Packet, Shard, Stamp};
 use crate::{MAX_PATHS, PathId, ReceiverStats, Transmit, WireError};
@@ -64,6 +65,10 @@ pub enum Delivery {
         /// these. An end of `u32::MAX` means: to the end of the group, however many there were.
         frames: Range<u32>,
     },
+    /// A message of the sender's, in order, once.
+    Message(Bytes),
+    /// An object of the sender's, in order, once.
+    Object(Bytes),
 }
 
 /// See the crate's documentation for the loop around it. A new sender session needs a new receiver.
@@ -76,8 +81,9 @@ pub struct Receiver {
     paths: BTreeMap<PathId, Arrivals>,
     tracks: BTreeMap<TrackId, TrackOrder>,
     delay: LeastDelay,
-    /// At most one feedback for each path.
+    /// At most one feedback and a few messages for each path.
     outbox: VecDeque<Transmit>,
+    messages: Outbox,
     next_feedback: Option<Time>,
     last_arrival: Time,
     stats: ReceiverStats,
@@ -92,6 +98,7 @@ impl Receiver {
             tracks: BTreeMap::new(),
             delay: LeastDelay::default(),
             outbox: VecDeque::new(),
+            messages: Outbox::default(),
             next_feedback: None,
             last_arrival: Time::ZERO,
             stats: ReceiverStats::default(),
@@ -116,14 +123,16 @@ impl Receiver {
     /// that was not added is ignored.
     pub fn handle_datagram(&mut self, path: PathId, data: &[u8], now: Time) -> Result<(), WireError> {
         let packet = wire::parse_packet(data).inspect_err(|_| self.stats.rejected += 1)?;
-        let (Packet::Shard(stamp, _) | Packet::Probe(stamp)) = packet;
+        let (Packet::Shard(stamp, _) | Packet::Probe(stamp) | Packet::Ack(stamp, _)) = packet;
         match self.paths.get_mut(&path).map(|arrivals| arrivals.note(stamp, data.len(), now)) {
             None => self.stats.rejected += 1,
             Some(false) => self.stats.duplicates += 1,
             Some(true) => {
-                self.arrived(stamp, now);
-                if let Packet::Shard(_, shard) = packet {
-                    self.take(&shard, now);
+                self.arrived(path, stamp, now);
+                match packet {
+                    Packet::Shard(_, shard) => self.take(&shard, now),
+                    Packet::Ack(_, next) => self.messages.acknowledged(next),
+                    Packet::Probe(_) => {}
                 }
             }
         }
@@ -131,10 +140,12 @@ impl Receiver {
         Ok(())
     }
 
-    fn arrived(&mut self, stamp: Stamp, now: Time) {
+    fn arrived(&mut self, path: PathId, stamp: Stamp, now: Time) {
         self.delay.sample(now.micros_since(stamp.sent), now);
         self.last_arrival = now;
-        let soon = now + FEEDBACK_INTERVAL;
+        // A new path is heard of at once: the rest of its first train is measured from here.
+        let first = self.paths.get(&path).is_some_and(|arrivals| arrivals.stats().packets == 1);
+        let soon = if first { now } else { now + FEEDBACK_INTERVAL };
         self.next_feedback = Some(self.next_feedback.map_or(soon, |next| next.min(soon)));
     }
 
@@ -167,10 +178,21 @@ impl Receiver {
         }
     }
 
-    /// The next feedback datagram to send now.
+    /// Takes a message for the sender, of at most [`crate::MAX_MESSAGE_BYTES`]: it gets there, once and in
+    /// order, as long as any path lives. A few dozen may wait.
+    pub fn send_message(&mut self, message: Bytes) -> Result<(), LaneError> {
+        self.messages.push(message)
+    }
+
+    /// The next datagram to send now.
     pub fn poll_transmit(&mut self, now: Time) -> Option<Transmit> {
         if self.next_feedback.is_some_and(|at| at <= now) {
             self.make_feedback(now);
+        }
+        for (number, message) in self.messages.due(now) {
+            let data = wire::put_message(number, &message).freeze();
+            let each = self.paths.keys().map(|&path| Transmit { path, data: data.clone() });
+            self.outbox.extend(each);
         }
         self.outbox.pop_front()
     }
@@ -180,7 +202,7 @@ impl Receiver {
         self.next_feedback = Some(now + if idle { IDLE_INTERVAL } else { FEEDBACK_INTERVAL });
         let entries = self.paths.values().filter_map(Arrivals::entry).collect();
         let data: Bytes = wire::put_feedback(&Feedback { made: now, entries }).freeze();
-        // An older one that was not taken yet says nothing that this one does not.
+        // An older one that was not taken yet says nothing that this one does not; messages come again.
         self.outbox.clear();
         for (&path, arrivals) in &mut self.paths {
             arrivals.feedback_sent += 1;
@@ -191,10 +213,15 @@ impl Receiver {
     /// The next frame, or the next gap.
     pub fn poll_delivery(&mut self) -> Option<Delivery> {
         let delivery = self.tracks.values_mut().find_map(TrackOrder::poll)?;
-        if let Delivery::Frame { .. } = delivery {
-            self.stats.frames_delivered += 1;
-        }
-        Some(delivery)
+        Some(match delivery {
+            Delivery::Frame { frame, .. } if frame.id.track == MESSAGES => Delivery::Message(frame.data),
+            Delivery::Frame { frame, .. } if frame.id.track == OBJECTS => Delivery::Object(frame.data),
+            Delivery::Frame { .. } => {
+                self.stats.frames_delivered += 1;
+                delivery
+            }
+            _ => delivery,
+        })
     }
 
     /// When [`Receiver::handle_timeout`] wants to run.
@@ -204,7 +231,7 @@ impl Receiver {
             .tracks
             .values()
             .filter_map(|order| delay.and_then(|delay| order.gives_up_at(delay, self.config.deadline)));
-        deadlines.chain(self.next_feedback).min()
+        deadlines.chain(self.next_feedback).chain(self.messages.poll_timeout()).min()
     }
 
     /// Does what has become due.
@@ -216,6 +243,7 @@ impl Receiver {
     pub fn stats(&self) -> ReceiverStats {
         ReceiverStats {
             frames_lost: self.tracks.values().map(|order| order.lost).sum(),
+            frames_recovered: self.tracks.values().map(|order| order.recovered).sum(),
             frames_late: self.tracks.values().map(|order| order.late).sum(),
             buffered_bytes: self.buffered_bytes(),
             buffered_frames: self.tracks.values().map(TrackOrder::len).sum(),
@@ -273,6 +301,7 @@ mod tests {
             floor: 0,
             capture_time: Time::from_millis(1_000),
             cut,
+            parity: 0,
             index: 0,
             payload: &PAYLOAD[..cut.range(0).len()],
         }
@@ -289,13 +318,16 @@ mod tests {
         let mut receiver = receiver();
         receiver.add_path(PathId(1), START);
         assert_eq!(receiver.poll_timeout(), None);
-        receiver.handle_datagram(PATH, &datagram(4, &shard(0, 0, 3)), START).unwrap();
+        // A new path at once.
+        receiver.handle_datagram(PATH, &datagram(3, &shard(0, 0, 3)), START).unwrap();
+        assert_eq!(std::iter::from_fn(|| receiver.poll_transmit(START)).count(), 2);
+        receiver.handle_datagram(PATH, &datagram(4, &shard(0, 1, 3)), START).unwrap();
         assert_eq!(receiver.poll_transmit(START), None);
         let due = START + FEEDBACK_INTERVAL;
         assert_eq!(receiver.poll_timeout(), Some(due));
         let paths: Vec<_> = std::iter::from_fn(|| receiver.poll_transmit(due)).collect();
         assert_eq!(paths.iter().map(|t| t.path.0).collect::<Vec<_>>(), [0, 1]);
-        let feedback = wire::parse_feedback(&paths[1].data).unwrap();
+        let Ok(wire::Answer::Feedback(feedback)) = wire::parse_answer(&paths[1].data) else { panic!() };
         assert_eq!((feedback.entries.len(), feedback.entries[0].highest), (1, 4));
         // Silence slows it down, but does not end it: the last one may be lost.
         let later = START + Duration::from_secs(1);
@@ -341,7 +373,7 @@ mod tests {
         let stats = receiver.stats();
         assert!(stats.refused > 0);
         assert!(stats.buffered_frames <= MAX_TRACKS * crate::order::MAX_FRAMES);
-        assert!(receiver.handle_datagram(PATH, b"\x01\x09", START).is_err());
+        assert!(receiver.handle_datagram(PATH, b"\x02\x09", START).is_err());
         receiver.handle_datagram(PathId(9), &datagram(0, &shard(0, 0, 3)), START).unwrap();
         assert_eq!(receiver.stats().rejected, 2);
         // An honest frame gets through once the deadline has cleared the rest.

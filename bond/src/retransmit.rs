@@ -40,8 +40,14 @@ pub(crate) struct Sent {
     pub at: Time,
     /// Datagrams of one train were sent as close together as the rate allows.
     pub train: u64,
+    /// The first of its train: nothing of ours was in its way.
+    pub alone: bool,
     /// Called lost already; the shard was given back.
     lost: bool,
+    /// Counted as lost already: something later came. One that is only overdue may be in a queue.
+    counted: bool,
+    /// Given for a copy on another path already.
+    hedged: bool,
 }
 
 /// What an entry of feedback told.
@@ -49,10 +55,21 @@ pub(crate) struct Sent {
 pub(crate) struct Told {
     /// Shards that arrived.
     pub arrived: Vec<ShardId>,
-    /// Datagrams that arrived and were not called lost before: what the loss ratio counts.
+    /// Datagrams that arrived and were not counted as lost before: what the loss ratio counts.
     pub packets: u32,
     /// The highest datagram, where it is higher than any before.
     pub progress: Option<Sent>,
+}
+
+/// Datagrams that were called lost.
+#[derive(Debug, Default)]
+pub(crate) struct Lost {
+    /// What they carried.
+    pub shards: Vec<ShardId>,
+    /// Datagrams that others have overtaken, whether called lost now or before,
+    pub packets: u32,
+    /// in so many runs of neighbours.
+    pub runs: u32,
 }
 
 /// The datagrams in flight on one path.
@@ -66,6 +83,7 @@ pub(crate) struct Flight {
     quiet_from: Option<Time>,
     in_flight: u64,
     sent_bytes: u64,
+    last_train: Option<u64>,
     patience: u32,
     patience_since: Time,
 }
@@ -80,6 +98,7 @@ impl Flight {
             quiet_from: None,
             in_flight: 0,
             sent_bytes: 0,
+            last_train: None,
             patience: 0,
             patience_since: now,
         }
@@ -104,7 +123,19 @@ impl Flight {
     /// Notes a datagram of `bytes` on the wire, numbered [`Flight::next_seq`]. Gives back the shard that
     /// had to be forgotten for it, if any.
     pub fn sent(&mut self, shard: Option<ShardId>, bytes: u64, train: u64, now: Time) -> Option<ShardId> {
-        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, lost: false };
+        let alone = self.last_train != Some(train);
+        self.last_train = Some(train);
+        let sent = Sent {
+            shard,
+            bytes,
+            sent_before: self.sent_bytes,
+            at: now,
+            train,
+            alone,
+            lost: false,
+            counted: false,
+            hedged: false,
+        };
         self.sent_bytes += bytes;
         self.in_flight += bytes;
         self.records.insert(self.next_seq, sent);
@@ -143,12 +174,12 @@ impl Flight {
         for seq in arrived {
             let Some(sent) = self.records.remove(&seq) else { continue };
             told.arrived.extend(sent.shard);
+            told.packets += u32::from(!sent.counted);
             if sent.lost {
                 self.patience = (self.patience + 1).min(MAX_PATIENCE);
                 self.patience_since = now;
             } else {
                 self.in_flight -= sent.bytes;
-                told.packets += 1;
             }
         }
         told
@@ -157,7 +188,7 @@ impl Flight {
     /// Calls datagrams lost: those that later ones overtook, and those that were not heard of within
     /// `timeout` while nothing else was heard either; while news comes in order, the others may only be
     /// queued. Gives back what they carried.
-    pub fn find_lost(&mut self, timeout: Duration, now: Time) -> Vec<Option<ShardId>> {
+    pub fn find_lost(&mut self, timeout: Duration, now: Time) -> Lost {
         if self.patience > 0 && now.saturating_since(self.patience_since) >= PATIENCE_DECAY {
             self.patience -= 1;
             self.patience_since = now;
@@ -165,23 +196,40 @@ impl Flight {
         let packets = REORDER_PACKETS << self.patience;
         let time = REORDER_TIME * (1 << self.patience);
         let quiet = self.quiet_from.is_none_or(|from| now >= from);
-        let mut lost = Vec::new();
+        let mut lost = Lost::default();
+        let mut neighbour = None;
         for (&seq, sent) in &mut self.records {
-            if sent.lost {
-                continue;
-            }
             let overtaken = self.highest.is_some_and(|highest| {
                 seq < highest
                     && (highest - seq >= packets || self.highest_sent_at.saturating_since(sent.at) >= time)
             });
-            if overtaken || (quiet && now >= sent.at + timeout) {
+            if !sent.lost && (overtaken || (quiet && now >= sent.at + timeout)) {
                 sent.lost = true;
                 self.in_flight -= sent.bytes;
-                lost.push(sent.shard);
+                lost.shards.extend(sent.shard);
+            }
+            if overtaken && !sent.counted {
+                sent.counted = true;
+                lost.packets += 1;
+                lost.runs += u32::from(neighbour.is_none_or(|before| before + 1 != seq));
+            }
+            if sent.counted {
+                neighbour = Some(seq);
             }
         }
         self.records.retain(|_, sent| !sent.lost || now.saturating_since(sent.at) < REMEMBER_LOST);
         lost
+    }
+
+    /// What is overdue by `timeout` but not lost yet: it may sit in a queue that hardly moves. Each shard is
+    /// given once.
+    pub fn overdue(&mut self, timeout: Duration, now: Time) -> Vec<ShardId> {
+        let late = self.records.values_mut().take_while(|sent| sent.at + timeout <= now);
+        late.filter_map(|sent| {
+            let first = !sent.lost && !std::mem::replace(&mut sent.hedged, true);
+            sent.shard.filter(|_| first)
+        })
+        .collect()
     }
 
     /// Calls everything lost, because the path fell silent or is gone.
@@ -257,7 +305,7 @@ mod tests {
     }
 
     fn lost(flight: &mut Flight, now: Time) -> Vec<usize> {
-        flight.find_lost(TIMEOUT, now).into_iter().flatten().map(|shard| shard.index).collect()
+        flight.find_lost(TIMEOUT, now).shards.iter().map(|shard| shard.index).collect()
     }
 
     #[test]

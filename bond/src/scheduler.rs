@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use media::{Time, TrackId};
 
-use crate::{Class, PathId};
+use crate::{Class, Cost, PathId};
 
 /// How much of our data a path may hold that has not left yet. More would only be a decision taken too
 /// early; less would leave the path idle when the driver's timers are a little late.
@@ -26,10 +26,21 @@ pub(crate) struct ShardId {
     pub index: usize,
 }
 
+/// What goes first, before its class is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    Live,
+    /// When nothing else waits,
+    Parity,
+    /// and when there is rate to spare, too.
+    Bulk,
+}
+
 /// A shard that waits. What matters more goes first, then what is due first: a shard that is sent
 /// again is in front of the fresh ones of its class by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Waiting {
+    pub rank: Rank,
     pub class: Class,
     pub deadline: Time,
     pub shard: ShardId,
@@ -43,18 +54,21 @@ pub(crate) struct Waiting {
 pub(crate) struct Queue {
     waiting: BTreeSet<Waiting>,
     bytes: u64,
+    live_bytes: u64,
 }
 
 impl Queue {
     pub fn insert(&mut self, waiting: Waiting) {
         if self.waiting.insert(waiting) {
             self.bytes += waiting.bytes as u64;
+            self.live_bytes += if waiting.rank == Rank::Live { waiting.bytes as u64 } else { 0 };
         }
     }
 
     pub fn remove(&mut self, waiting: &Waiting) {
         if self.waiting.remove(waiting) {
             self.bytes -= waiting.bytes as u64;
+            self.live_bytes -= if waiting.rank == Rank::Live { waiting.bytes as u64 } else { 0 };
         }
     }
 
@@ -69,6 +83,11 @@ impl Queue {
     /// Bytes on the wire that wait.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Those of them that are live.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     /// The shard to send now and the index of its lane, if there is one.
@@ -90,6 +109,8 @@ pub(crate) struct Lane {
     pub per_byte: f64,
     /// Whether it may take a shard now.
     pub free: bool,
+    /// What it costs; in `delay` already.
+    pub cost: Cost,
 }
 
 impl Lane {
@@ -128,7 +149,14 @@ mod tests {
     /// A path with this delay, backlog (ms) and rate (Mb/s).
     fn lane(path: u8, delay: f64, wait: f64, rate: f64) -> Lane {
         let free = wait <= HOLD.as_millis() as f64;
-        Lane { path: PathId(path), delay: delay * 1e3, wait: wait * 1e3, per_byte: 8.0 / rate, free }
+        Lane {
+            path: PathId(path),
+            delay: delay * 1e3,
+            wait: wait * 1e3,
+            per_byte: 8.0 / rate,
+            free,
+            cost: Cost::Free,
+        }
     }
 
     #[test]
@@ -158,6 +186,7 @@ mod tests {
     #[test]
     fn what_matters_more_goes_first_then_what_is_due_first() {
         let waiting = |class, deadline, order| Waiting {
+            rank: Rank::Live,
             class,
             deadline: Time::from_millis(deadline),
             shard: ShardId { track: TrackId(0), order, index: 0 },

@@ -1,10 +1,11 @@
-//! Cutting frames into shards of equal length, and putting them together again. Parity over the shards
-//! of a frame will find its place beside this: equal lengths are what an erasure code wants.
+//! Cutting frames into shards of equal length, and putting them together again. Equal lengths are what
+//! the parity of `fec.rs` wants.
 
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::fec;
 use crate::wire::MAX_SHARD_PAYLOAD;
 
 /// How a frame is cut: `count` shards of the same length, of which the last may be shorter.
@@ -45,18 +46,33 @@ pub(crate) struct Assembly {
     data: BytesMut,
     have: Vec<bool>,
     missing: usize,
+    /// How many parity shards the frame has, once one came, and those that came.
+    of: usize,
+    parity: Vec<(usize, Bytes)>,
 }
 
 impl Assembly {
     /// Nothing yet; takes the frame's whole length of memory.
     pub fn new(cut: Cut) -> Self {
         let data = BytesMut::zeroed(cut.frame_bytes);
-        Assembly { cut, data, have: vec![false; cut.count], missing: cut.count }
+        Assembly { cut, data, have: vec![false; cut.count], missing: cut.count, of: 0, parity: Vec::new() }
     }
 
     /// The frame's shape.
     pub fn cut(&self) -> Cut {
         self.cut
+    }
+
+    /// Keeps a parity shard, one of `of`. False where it was there already, or does not fit.
+    pub fn insert_parity(&mut self, of: usize, index: usize, payload: &[u8]) -> bool {
+        let known = self.of == 0 || self.of == of;
+        let fits = index < of && payload.len() == fec::parity_bytes(self.cut);
+        if !known || !fits || self.parity.iter().any(|(there, _)| *there == index) {
+            return false;
+        }
+        self.of = of;
+        self.parity.push((index, Bytes::copy_from_slice(payload)));
+        true
     }
 
     /// Puts a shard in its place. False where it was there already, or does not fit.
@@ -73,9 +89,18 @@ impl Assembly {
         }
     }
 
-    /// Whether every shard is there.
-    pub fn complete(&self) -> bool {
+    /// Whether the whole frame is there; parity is put to use where that makes it so.
+    pub fn complete(&mut self) -> bool {
+        if self.missing > 0 && self.parity.len() >= self.missing {
+            let found = fec::recover(&mut self.data, self.cut, &self.have, self.of, &self.parity);
+            self.missing = if found { 0 } else { self.missing };
+        }
         self.missing == 0
+    }
+
+    /// Whether parity made it whole.
+    pub fn recovered(&self) -> bool {
+        self.missing == 0 && self.have.iter().any(|have| !have)
     }
 
     /// The frame's bytes.

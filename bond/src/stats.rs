@@ -43,7 +43,9 @@ pub struct SenderStats {
     pub shards_retransmitted: u64,
     /// Shards that were sent twice for safety.
     pub shards_duplicated: u64,
-    /// Bytes of shards that repeat what was sent before.
+    /// Parity shards sent.
+    pub parity_sent: u64,
+    /// Bytes of shards that repeat what was sent before, and of parity.
     pub redundant_bytes: u64,
     /// Bytes of media that wait in the bond's own queue now.
     pub queued_bytes: u64,
@@ -93,6 +95,8 @@ pub struct ReceiverStats {
     pub frames_lost: u64,
     /// Frames of which something came after they were given up.
     pub frames_late: u64,
+    /// Frames that parity completed before a repair could.
+    pub frames_recovered: u64,
     /// Shards and whole datagrams that had come before.
     pub duplicates: u64,
     /// Datagrams that were not understood, contradicted others, or came on an unknown path.

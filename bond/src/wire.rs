@@ -4,27 +4,32 @@
 use bytes::{Buf, BufMut, BytesMut};
 use media::{FrameId, Time, TrackId, varint};
 
+use crate::fec::{self, MAX_PARITY};
+use crate::lanes::MAX_MESSAGE_BYTES;
 use crate::shard::Cut;
 use crate::{MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId};
 
 /// The first byte of every datagram.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
-/// The second byte. 2 is kept for parity shards.
+/// The second byte.
 const KIND_SHARD: u8 = 1;
+const KIND_PARITY: u8 = 2;
 const KIND_PROBE: u8 = 3;
 const KIND_FEEDBACK: u8 = 4;
+const KIND_MESSAGE: u8 = 5;
+const KIND_ACK: u8 = 6;
 
 const FLAG_KEYFRAME: u8 = 1;
 
 /// The most bytes that come before a shard's payload: every varint at its longest.
-pub(crate) const MAX_SHARD_HEADER: usize = STAMP_BYTES + 2 + 8 + 8 + 8 + 8 + 8 + 4 + 2 + 2;
+pub(crate) const MAX_SHARD_HEADER: usize = STAMP_BYTES + 2 + 8 + 8 + 8 + 8 + 8 + 4 + 2 + 2 + 1;
 
 /// Version, kind, path sequence, send time, all at their longest.
 const STAMP_BYTES: usize = 2 + 8 + 8;
 
 /// Shard payload bytes that always fit [`MAX_DATAGRAM`].
-pub(crate) const MAX_SHARD_PAYLOAD: usize = MAX_DATAGRAM - MAX_SHARD_HEADER;
+pub(crate) const MAX_SHARD_PAYLOAD: usize = (MAX_DATAGRAM - MAX_SHARD_HEADER) & !1;
 
 /// The most shards of one frame.
 pub(crate) const MAX_SHARDS: usize = MAX_FRAME_BYTES.div_ceil(MAX_SHARD_PAYLOAD);
@@ -66,7 +71,7 @@ pub(crate) struct Stamp {
     pub sent: Time,
 }
 
-/// A piece of a frame.
+/// A piece of a frame, or parity over its pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shard<'a> {
     pub id: FrameId,
@@ -77,6 +82,9 @@ pub(crate) struct Shard<'a> {
     pub floor: u64,
     pub capture_time: Time,
     pub cut: Cut,
+    /// How many parity shards the frame has, told by those alone; 0 in a piece of the frame.
+    pub parity: usize,
+    /// Which piece; parity counts on behind the last one.
     pub index: usize,
     pub payload: &'a [u8],
 }
@@ -87,6 +95,16 @@ pub(crate) enum Packet<'a> {
     Shard(Stamp, Shard<'a>),
     /// Asks for nothing but to be seen in feedback.
     Probe(Stamp),
+    /// All messages of the receiver's below this number came.
+    Ack(Stamp, u64),
+}
+
+/// What the receiver sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer<'a> {
+    Feedback(Feedback),
+    /// A message and its number.
+    Message(u64, &'a [u8]),
 }
 
 /// What the receiver sends: all it knows about every path.
@@ -138,7 +156,7 @@ fn put_stamp(out: &mut BytesMut, kind: u8, stamp: Stamp) {
 /// Writes a shard; at most [`MAX_DATAGRAM`] bytes where the payload is at most [`MAX_SHARD_PAYLOAD`].
 pub(crate) fn put_shard(stamp: Stamp, shard: &Shard<'_>) -> BytesMut {
     let mut out = BytesMut::with_capacity(MAX_SHARD_HEADER + shard.payload.len());
-    put_stamp(&mut out, KIND_SHARD, stamp);
+    put_stamp(&mut out, if shard.parity > 0 { KIND_PARITY } else { KIND_SHARD }, stamp);
     out.put_u8(if shard.keyframe { FLAG_KEYFRAME } else { 0 });
     out.put_u8(shard.id.track.0);
     varint::put(shard.order, &mut out);
@@ -148,7 +166,12 @@ pub(crate) fn put_shard(stamp: Stamp, shard: &Shard<'_>) -> BytesMut {
     out.put_u64(shard.capture_time.as_micros());
     varint::put(shard.cut.frame_bytes as u64, &mut out);
     varint::put(shard.cut.count as u64, &mut out);
-    varint::put(shard.index as u64, &mut out);
+    if shard.parity > 0 {
+        out.put_u8(shard.parity as u8);
+        out.put_u8((shard.index - shard.cut.count) as u8);
+    } else {
+        varint::put(shard.index as u64, &mut out);
+    }
     out.put_slice(shard.payload);
     out
 }
@@ -158,6 +181,24 @@ pub(crate) fn put_probe(stamp: Stamp, len: usize) -> BytesMut {
     let mut out = BytesMut::with_capacity(STAMP_BYTES.max(len));
     put_stamp(&mut out, KIND_PROBE, stamp);
     out.put_bytes(0, len.saturating_sub(out.len()));
+    out
+}
+
+/// Writes an acknowledgement of messages.
+pub(crate) fn put_ack(stamp: Stamp, next: u64) -> BytesMut {
+    let mut out = BytesMut::with_capacity(STAMP_BYTES + 8);
+    put_stamp(&mut out, KIND_ACK, stamp);
+    varint::put(next, &mut out);
+    out
+}
+
+/// Writes a message of the receiver's.
+pub(crate) fn put_message(number: u64, message: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(2 + 8 + message.len());
+    out.put_u8(VERSION);
+    out.put_u8(KIND_MESSAGE);
+    varint::put(number, &mut out);
+    out.put_slice(message);
     out
 }
 
@@ -217,20 +258,26 @@ fn kind(input: &mut &[u8]) -> Result<u8, WireError> {
 pub(crate) fn parse_packet(data: &[u8]) -> Result<Packet<'_>, WireError> {
     let mut input = data;
     let kind = kind(&mut input)?;
-    if kind != KIND_SHARD && kind != KIND_PROBE {
+    if !matches!(kind, KIND_SHARD | KIND_PARITY | KIND_PROBE | KIND_ACK) {
         return Err(WireError::Kind(kind));
     }
     let stamp = Stamp { seq: number(&mut input)?, sent: time(&mut input)? };
-    if kind == KIND_SHARD {
-        return Ok(Packet::Shard(stamp, parse_shard(input)?));
-    }
-    match input.iter().all(|&padding| padding == 0) {
-        true => Ok(Packet::Probe(stamp)),
-        false => Err(WireError::Field("padding")),
+    match kind {
+        KIND_ACK => {
+            let next = number(&mut input)?;
+            if input.is_empty() {
+                Ok(Packet::Ack(stamp, next))
+            } else {
+                Err(WireError::Trailing(input.len()))
+            }
+        }
+        KIND_PROBE if input.iter().all(|&padding| padding == 0) => Ok(Packet::Probe(stamp)),
+        KIND_PROBE => Err(WireError::Field("padding")),
+        _ => Ok(Packet::Shard(stamp, parse_shard(input, kind == KIND_PARITY)?)),
     }
 }
 
-fn parse_shard(mut input: &[u8]) -> Result<Shard<'_>, WireError> {
+fn parse_shard(mut input: &[u8], is_parity: bool) -> Result<Shard<'_>, WireError> {
     let flags = byte(&mut input)?;
     if flags & !FLAG_KEYFRAME != 0 {
         return Err(WireError::Field("flags"));
@@ -243,12 +290,24 @@ fn parse_shard(mut input: &[u8]) -> Result<Shard<'_>, WireError> {
     let capture_time = time(&mut input)?;
     let frame_bytes = bounded(&mut input, MAX_FRAME_BYTES, "frame length")?;
     let count = bounded(&mut input, MAX_SHARDS, "shard count")?;
-    let index = bounded(&mut input, MAX_SHARDS, "shard index")?;
     let cut = Cut::checked(frame_bytes, count).ok_or(WireError::Field("shard count"))?;
-    if index >= count {
-        return Err(WireError::Field("shard index"));
-    }
-    let expected = cut.range(index).len();
+    let (parity, index, expected) = if is_parity {
+        let parity = usize::from(byte(&mut input)?);
+        if parity == 0 || parity > MAX_PARITY {
+            return Err(WireError::Field("parity count"));
+        }
+        let index = usize::from(byte(&mut input)?);
+        if index >= parity {
+            return Err(WireError::Field("parity index"));
+        }
+        (parity, count + index, fec::parity_bytes(cut))
+    } else {
+        let index = bounded(&mut input, MAX_SHARDS, "shard index")?;
+        if index >= count {
+            return Err(WireError::Field("shard index"));
+        }
+        (0, index, cut.range(index).len())
+    };
     match input.len() {
         len if len < expected => return Err(WireError::Truncated),
         len if len > expected => return Err(WireError::Trailing(len - expected)),
@@ -261,18 +320,29 @@ fn parse_shard(mut input: &[u8]) -> Result<Shard<'_>, WireError> {
         floor,
         capture_time,
         cut,
+        parity,
         index,
         payload: input,
     })
 }
 
 /// Reads what a receiver sent.
-pub(crate) fn parse_feedback(data: &[u8]) -> Result<Feedback, WireError> {
+pub(crate) fn parse_answer(data: &[u8]) -> Result<Answer<'_>, WireError> {
     let mut input = data;
-    let kind = kind(&mut input)?;
-    if kind != KIND_FEEDBACK {
-        return Err(WireError::Kind(kind));
+    match kind(&mut input)? {
+        KIND_FEEDBACK => Ok(Answer::Feedback(parse_feedback(input)?)),
+        KIND_MESSAGE => {
+            let number = number(&mut input)?;
+            if input.len() > MAX_MESSAGE_BYTES {
+                return Err(WireError::Trailing(input.len() - MAX_MESSAGE_BYTES));
+            }
+            Ok(Answer::Message(number, input))
+        }
+        other => Err(WireError::Kind(other)),
     }
+}
+
+fn parse_feedback(mut input: &[u8]) -> Result<Feedback, WireError> {
     let made = time(&mut input)?;
     let count = usize::from(byte(&mut input)?);
     if count > MAX_PATHS {
@@ -311,6 +381,14 @@ pub(crate) fn parse_feedback(data: &[u8]) -> Result<Feedback, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_feedback(data: &[u8]) -> Result<Feedback, WireError> {
+        parse_answer(data).map(|answer| match answer {
+            Answer::Feedback(feedback) => feedback,
+            other => panic!("{other:?}"),
+        })
+    }
+
     use sim::Rng;
 
     const STAMP: Stamp = Stamp { seq: 300, sent: Time::from_micros(0x0102_0304_0506_0708) };
@@ -323,6 +401,7 @@ mod tests {
             floor: 97,
             capture_time: Time::from_micros(0x0a0b_0c0d),
             cut: Cut::checked(5, 2).unwrap(),
+            parity: 0,
             index: 1,
             payload,
         }
@@ -344,7 +423,7 @@ mod tests {
     }
 
     const GOLDEN_SHARD: &[u8] = &[
-        1, 1, // version, kind
+        2, 1, // version, kind
         0x41, 0x2c, // path sequence 300
         1, 2, 3, 4, 5, 6, 7, 8, // send time
         1, 5, // flags, track
@@ -354,9 +433,23 @@ mod tests {
         5, 2, 1, // frame length, shard count, shard index
         b'd', b'e', // payload
     ];
-    const GOLDEN_PROBE: &[u8] = &[1, 3, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8];
+    /// The second of three parity shards of that frame.
+    const GOLDEN_PARITY: &[u8] = &[
+        2, 2, // version, kind
+        0x41, 0x2c, // path sequence 300
+        1, 2, 3, 4, 5, 6, 7, 8, // send time
+        1, 5, // flags, track
+        0x40, 100, 3, // order, order - floor
+        0x92, 0x34, 0x56, 0x78, 7, // group, frame
+        0, 0, 0, 0, 0x0a, 0x0b, 0x0c, 0x0d, // capture time
+        5, 2, 3, 1, // frame length, shard count, parity count, parity index
+        1, 2, 3, 4, // payload: 3 bytes a shard, made even
+    ];
+    const GOLDEN_PROBE: &[u8] = &[2, 3, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8];
+    const GOLDEN_ACK: &[u8] = &[2, 6, 0x41, 0x2c, 1, 2, 3, 4, 5, 6, 7, 8, 0x41, 0];
+    const GOLDEN_MESSAGE: &[u8] = &[2, 5, 0x40, 0xff, b'h', b'i'];
     const GOLDEN_FEEDBACK: &[u8] = &[
-        1, 4, // version, kind
+        2, 4, // version, kind
         0, 0, 0, 0, 0, 0, 0x27, 0x10, // made
         1,    // paths
         2, 9, // path, highest
@@ -370,15 +463,22 @@ mod tests {
     fn golden_bytes() {
         assert_eq!(put_shard(STAMP, &shard(b"de")), GOLDEN_SHARD);
         assert_eq!(parse_packet(GOLDEN_SHARD), Ok(Packet::Shard(STAMP, shard(b"de"))));
+        let parity = Shard { parity: 3, index: 2 + 1, ..shard(&[1, 2, 3, 4]) };
+        assert_eq!(put_shard(STAMP, &parity), GOLDEN_PARITY);
+        assert_eq!(parse_packet(GOLDEN_PARITY), Ok(Packet::Shard(STAMP, parity)));
         assert_eq!(put_probe(STAMP, 0), GOLDEN_PROBE);
         assert_eq!(parse_packet(GOLDEN_PROBE), Ok(Packet::Probe(STAMP)));
+        assert_eq!(put_ack(STAMP, 256), GOLDEN_ACK);
+        assert_eq!(parse_packet(GOLDEN_ACK), Ok(Packet::Ack(STAMP, 256)));
+        assert_eq!(put_message(255, b"hi"), GOLDEN_MESSAGE);
+        assert_eq!(parse_answer(GOLDEN_MESSAGE), Ok(Answer::Message(255, b"hi")));
         assert_eq!(put_feedback(&feedback()), GOLDEN_FEEDBACK);
         assert_eq!(parse_feedback(GOLDEN_FEEDBACK), Ok(feedback()));
     }
 
     #[test]
     fn every_cut_is_an_error() {
-        for golden in [GOLDEN_SHARD, GOLDEN_PROBE] {
+        for golden in [GOLDEN_SHARD, GOLDEN_PARITY, GOLDEN_PROBE, GOLDEN_ACK] {
             for len in 0..golden.len() {
                 assert_eq!(parse_packet(&golden[..len]), Err(WireError::Truncated), "{len}");
             }
@@ -400,8 +500,10 @@ mod tests {
             data[at] = value;
             parse_packet(&data).map(|_| ()).unwrap_err()
         };
-        assert_eq!(with(0, 2), WireError::Version(2));
-        assert_eq!(with(1, 2), WireError::Kind(2));
+        assert_eq!(with(0, 1), WireError::Version(1));
+        assert_eq!(with(1, 5), WireError::Kind(5));
+        assert_eq!(with(1, 7), WireError::Kind(7));
+        assert_eq!(with(1, 2), WireError::Field("parity index"));
         assert_eq!(with(1, 4), WireError::Kind(4));
         assert_eq!(with(12, 2), WireError::Field("flags"));
         assert_eq!(with(15, 2), WireError::Field("floor"));
@@ -454,7 +556,10 @@ mod tests {
     fn garbage() {
         let mut rng = Rng::new(1);
         for _ in 0..200_000 {
-            let mut data = match rng.below(4) {
+            let mut data = match rng.below(7) {
+                4 => GOLDEN_MESSAGE.to_vec(),
+                5 => GOLDEN_ACK.to_vec(),
+                3 => GOLDEN_PARITY.to_vec(),
                 0 => GOLDEN_SHARD.to_vec(),
                 1 => GOLDEN_FEEDBACK.to_vec(),
                 2 => GOLDEN_PROBE.to_vec(),
@@ -474,10 +579,20 @@ mod tests {
                 Ok(Packet::Probe(stamp)) => {
                     assert_eq!(parse_packet(&put_probe(stamp, data.len())), Ok(Packet::Probe(stamp)))
                 }
+                Ok(Packet::Ack(stamp, next)) => {
+                    assert_eq!(parse_packet(&put_ack(stamp, next)), Ok(Packet::Ack(stamp, next)))
+                }
                 Err(_) => {}
             }
-            if let Ok(feedback) = parse_feedback(&data) {
-                assert_eq!(parse_feedback(&put_feedback(&feedback)), Ok(feedback));
+            match parse_answer(&data) {
+                Ok(Answer::Feedback(feedback)) => {
+                    assert_eq!(parse_feedback(&put_feedback(&feedback)), Ok(feedback));
+                }
+                Ok(Answer::Message(number, message)) => {
+                    let again = put_message(number, message);
+                    assert_eq!(parse_answer(&again), Ok(Answer::Message(number, message)));
+                }
+                Err(_) => {}
             }
         }
     }

@@ -6,7 +6,7 @@ extern crate roadie_bond as bond;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bond::{Class, Delivery, PathId, Receiver, ReceiverConfig, Sender, SenderConfig};
+use bond::{Class, Cost, Delivery, PathId, Receiver, ReceiverConfig, Sender, SenderConfig};
 use bytes::Bytes;
 use media::{Frame, FrameId, Time, TrackId};
 use sim::Rng;
@@ -59,7 +59,10 @@ fn take(queue: &mut VecDeque<(PathId, Bytes)>, rng: &mut Rng) -> Option<(PathId,
 fn random_operations_do_no_harm() {
     seeds(|seed| {
         let mut rng = Rng::new(seed);
-        let mut sender = Sender::new(SenderConfig { deadline: Duration::from_millis(150 + rng.below(700)) });
+        let mut sender = Sender::new(SenderConfig {
+            deadline: Duration::from_millis(150 + rng.below(700)),
+            ..Default::default()
+        });
         let mut receiver =
             Receiver::new(ReceiverConfig { deadline: Duration::from_millis(150 + rng.below(700)) });
         let mut mess = Mess::default();
@@ -68,6 +71,8 @@ fn random_operations_do_no_harm() {
         let mut orders = [0u64; 4];
         let mut spoiled = false;
         let mut delivered = 0;
+        // Messages there and whether they came; messages back, and how many came.
+        let (mut messages, mut answers, mut answered) = (Vec::new(), 0u64, 0u64);
         let clean = seed % 2 == 0;
         for path in 0..4 {
             sender.add_path(PathId(path), 1200, now);
@@ -83,7 +88,23 @@ fn random_operations_do_no_harm() {
                 2..3 => sender.remove_path(path, now),
                 3..5 => receiver.add_path(path, theirs),
                 5..6 => receiver.remove_path(path, theirs),
-                6..200 => {
+                6..9 => {
+                    let costs = [Cost::Free, Cost::Priced(rng.below(9) as u32), Cost::LastResort];
+                    sender.set_cost(path, costs[rng.below(3) as usize]);
+                }
+                9..20 => {
+                    let number = (messages.len() as u64).to_be_bytes();
+                    if sender.send_message(Bytes::copy_from_slice(&number), now).is_ok() {
+                        messages.push(false);
+                    }
+                    let len = rng.below(120_000) as usize;
+                    let _ = sender.send_object(vec![3; len].into(), now);
+                    let number = answers.to_be_bytes();
+                    if receiver.send_message(Bytes::copy_from_slice(&number)).is_ok() {
+                        answers += 1;
+                    }
+                }
+                20..200 => {
                     let track = rng.below(orders.len() as u64);
                     let order = &mut orders[track as usize];
                     let id = FrameId {
@@ -144,10 +165,22 @@ fn random_operations_do_no_harm() {
             }
             while sender.poll_event().is_some() {}
             while let Some(delivery) = receiver.poll_delivery() {
-                if let Delivery::Frame { frame, .. } = delivery {
-                    delivered += 1;
-                    assert!(spoiled || sent.get(&frame.id) == Some(&frame.data), "{:?}", frame.id);
+                match delivery {
+                    Delivery::Frame { frame, .. } => {
+                        delivered += 1;
+                        assert!(spoiled || sent.get(&frame.id) == Some(&frame.data), "{:?}", frame.id);
+                    }
+                    Delivery::Message(number) if !spoiled => {
+                        let number = u64::from_be_bytes(number[..].try_into().unwrap()) as usize;
+                        assert!(messages[..number].iter().all(|came| *came) && !messages[number]);
+                        messages[number] = true;
+                    }
+                    _ => {}
                 }
+            }
+            while let Some(number) = sender.poll_message() {
+                assert!(spoiled || number[..] == answered.to_be_bytes());
+                answered += 1;
             }
             let _ = (sender.poll_timeout(), receiver.poll_timeout(), sender.clock(), sender.target_rate());
             let stats = receiver.stats();
@@ -157,6 +190,8 @@ fn random_operations_do_no_harm() {
             assert!(stats.paths.iter().all(|path| path.outstanding_bytes <= 4 << 20 && path.rate >= 100_000));
         }
         assert!(spoiled != clean);
+        assert!(answered > 3, "answers get through: {answered}");
+        assert!(spoiled || messages.iter().any(|came| *came), "so do messages");
         assert!(delivered > 10, "something gets through in spite of all: {delivered}");
     });
 }

@@ -101,7 +101,8 @@ const QUALITY_VIEWERS: usize = 4096;
 /// One broadcast.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct BroadcastStatus {
-    /// The bond's session.
+    /// The bond's session. Not for strangers: it is what uplinks join by.
+    #[serde(skip)]
     pub session: String,
     /// A frame came within the last two seconds.
     pub live: bool,

@@ -4,8 +4,36 @@
 use media::catalog::Catalog;
 use serde::{Deserialize, Serialize};
 
-/// A longer message ends the connection. The largest is a catalog of 64 renditions, about 16 KB.
-pub const MAX_MESSAGE: usize = 64 * 1024;
+/// A longer `hello` ends the connection. The largest catalog, of 64 renditions, has about 16 KB.
+pub const MAX_HELLO: usize = 64 * 1024;
+
+/// The same for every other message: a refusal is the longest.
+pub const MAX_MESSAGE: usize = 4 * 1024;
+
+/// The ALPN that every version of both ends knows, below its real ones. An edge that has no other in
+/// common with a venue answers on it by closing the connection with [`Close::Versions`], naming in the
+/// reason those that it speaks.
+pub const VERSIONS_ALPN: &[u8] = b"roadie-bond";
+
+/// Why one end closes the connection: QUIC's application error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Close {
+    /// The show is over, or the uplink is not wanted any more.
+    Done = 0,
+    /// No common version; the reason lists the ALPNs that the edge speaks, with spaces between.
+    Versions = 1,
+    /// The same uplink has come back on another connection.
+    Replaced = 2,
+    /// Another session has taken the broadcast over.
+    TakenOver = 3,
+}
+
+impl From<Close> for quinn::VarInt {
+    fn from(close: Close) -> Self {
+        quinn::VarInt::from_u32(close as u32)
+    }
+}
 
 /// A broadcast name is at most this long.
 pub const MAX_NAME: usize = 128;
@@ -38,9 +66,9 @@ pub struct Hello {
     pub path: u8,
     /// The creator's name for this uplink, for the status page.
     pub uplink: String,
-    /// The right to publish.
+    /// Shows the right to publish without telling it, see [`crate::proof`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
+    pub proof: Option<String>,
     /// Track `n` of the bond is the `n`th of [`Catalog::tracks`].
     pub catalog: Catalog,
     /// A frame is worth nothing this long after its capture, milliseconds.
@@ -52,7 +80,11 @@ pub struct Hello {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToVenue {
     /// The uplink is part of the bond now.
-    Welcome,
+    Welcome {
+        /// Shows that the edge knows the token too, where it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<String>,
+    },
     /// The edge does not want this uplink; trying again with the same words will not help.
     Refused {
         /// For the creator to read.
@@ -68,13 +100,21 @@ pub enum ToVenue {
 pub enum ControlError {
     /// The connection is gone.
     #[error("the control stream broke: {0}")]
-    Read(#[from] quinn::ReadExactError),
+    Read(#[from] quinn::ReadError),
+    /// The other end has nothing more to say.
+    #[error("the control stream ended")]
+    Ended,
     /// The connection is gone.
     #[error("the control stream broke: {0}")]
     Write(#[from] quinn::WriteError),
     /// Too long.
-    #[error("a control message of {0} bytes is over the bound of {MAX_MESSAGE}")]
-    TooLong(usize),
+    #[error("a control message of {len} bytes is over the bound of {bound}")]
+    TooLong {
+        /// What it claims.
+        len: usize,
+        /// What is allowed here.
+        bound: usize,
+    },
     /// Not what the protocol says.
     #[error("a control message cannot be understood: {0}")]
     Json(#[from] serde_json::Error),
@@ -83,8 +123,8 @@ pub enum ControlError {
 /// Writes one message.
 pub async fn send(stream: &mut quinn::SendStream, message: &impl Serialize) -> Result<(), ControlError> {
     let json = serde_json::to_vec(message)?;
-    if json.len() > MAX_MESSAGE {
-        return Err(ControlError::TooLong(json.len()));
+    if json.len() > MAX_HELLO {
+        return Err(ControlError::TooLong { len: json.len(), bound: MAX_HELLO });
     }
     let mut framed = (json.len() as u32).to_be_bytes().to_vec();
     framed.extend_from_slice(&json);
@@ -92,16 +132,26 @@ pub async fn send(stream: &mut quinn::SendStream, message: &impl Serialize) -> R
     Ok(())
 }
 
-/// Reads one message. Not cancel-safe: give the stream a task of its own.
-pub async fn recv<T: for<'de> Deserialize<'de>>(stream: &mut quinn::RecvStream) -> Result<T, ControlError> {
+/// Reads one message of at most `bound` bytes; holds no more than has come. Not cancel-safe: give the
+/// stream a task of its own.
+pub async fn recv<T: for<'de> Deserialize<'de>>(
+    stream: &mut quinn::RecvStream,
+    bound: usize,
+) -> Result<T, ControlError> {
     let mut len = [0; 4];
-    stream.read_exact(&mut len).await?;
+    stream.read_exact(&mut len).await.map_err(|error| match error {
+        quinn::ReadExactError::FinishedEarly(_) => ControlError::Ended,
+        quinn::ReadExactError::ReadError(error) => error.into(),
+    })?;
     let len = u32::from_be_bytes(len) as usize;
-    if len > MAX_MESSAGE {
-        return Err(ControlError::TooLong(len));
+    if len > bound {
+        return Err(ControlError::TooLong { len, bound });
     }
-    let mut json = vec![0; len];
-    stream.read_exact(&mut json).await?;
+    let mut json = Vec::new();
+    while json.len() < len {
+        let chunk = stream.read_chunk(len - json.len(), true).await?.ok_or(ControlError::Ended)?;
+        json.extend_from_slice(&chunk.bytes);
+    }
     Ok(serde_json::from_slice(&json)?)
 }
 
@@ -145,12 +195,14 @@ mod tests {
     fn the_words_on_the_wire() {
         let json = serde_json::to_string(&ToVenue::Refused { reason: "no".into() }).unwrap();
         assert_eq!(json, r#"{"type":"refused","reason":"no"}"#);
+        let json = serde_json::to_string(&ToVenue::Welcome { proof: None }).unwrap();
+        assert_eq!(json, r#"{"type":"welcome"}"#);
         let hello = ToEdge::Hello(Hello {
             broadcast: "demo".into(),
             session: "00".into(),
             path: 1,
             uplink: "usb0".into(),
-            token: None,
+            proof: None,
             catalog: Catalog::default(),
             deadline_ms: 400,
         });

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn_proto::HashedConnectionIdGenerator;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::broadcasts::Broadcasts;
 use crate::clock::Clock;
+use crate::control::{self, Close};
 use crate::fanout::{self, Viewers};
 use crate::http::{self, Player, Site};
 use crate::ingest::Ingest;
@@ -31,8 +33,22 @@ const DATAGRAM_SEND_BUFFER: usize = 32 * 1024;
 /// Datagrams that came in and wait for us: 200 ms of 20 Mb/s.
 const DATAGRAM_RECEIVE_BUFFER: usize = 512 * 1024;
 
-/// Handshakes under way at once; more are asked to prove their address first.
-const MAX_HANDSHAKES: usize = 256;
+/// Connections at once that have not yet said what they want; more are turned away. A few for each of
+/// the shows, and a crowd of viewers that comes in one second with 100 ms of handshake each.
+const MAX_HALF_OPEN: usize = 512;
+
+/// With so many of them, new ones are asked to prove their address first.
+const BUSY: usize = MAX_HALF_OPEN / 2;
+
+/// The handshake may take so long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a peer may have sent on all its streams, and we have not read: nobody sends much to an edge but
+/// datagrams.
+const RECEIVE_WINDOW: u32 = 1024 * 1024;
+
+/// The same of one stream: more than the longest `hello`.
+const STREAM_RECEIVE_WINDOW: u32 = 128 * 1024;
 
 /// What an edge needs to know, checked.
 #[derive(Clone, Debug)]
@@ -163,14 +179,23 @@ impl Edge {
     /// Serves until the future is dropped or HTTP fails.
     pub async fn run(self) -> Result<(), EdgeError> {
         let Self { endpoint, listener, origin, ingest, viewers, site, .. } = self;
+        let half_open = Arc::new(Semaphore::new(MAX_HALF_OPEN));
         let quic = async {
             while let Some(incoming) = endpoint.accept().await {
                 // A flood of handshakes must not starve those who watch.
-                if endpoint.open_connections() > MAX_HANDSHAKES && !incoming.remote_address_validated() {
+                if half_open.available_permits() < MAX_HALF_OPEN - BUSY
+                    && !incoming.remote_address_validated()
+                {
                     let _ = incoming.retry();
                     continue;
                 }
-                tokio::spawn(serve(incoming, origin.clone(), ingest.clone(), viewers.clone()));
+                match half_open.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        let (origin, ingest) = (origin.clone(), ingest.clone());
+                        tokio::spawn(serve(incoming, place, origin, ingest, viewers.clone()));
+                    }
+                    Err(_) => incoming.refuse(),
+                }
             }
         };
         let http = async { axum::serve(listener, http::router(site)).await };
@@ -181,27 +206,45 @@ impl Edge {
     }
 }
 
-async fn serve(incoming: quinn::Incoming, origin: Origin, ingest: Ingest, viewers: Arc<Viewers>) {
+async fn serve(
+    incoming: quinn::Incoming,
+    half_open: OwnedSemaphorePermit,
+    origin: Origin,
+    ingest: Ingest,
+    viewers: Arc<Viewers>,
+) {
     let remote = incoming.remote_address();
-    if let Err(error) = route(incoming, origin, ingest, viewers).await {
+    if let Err(error) = route(incoming, half_open, origin, ingest, viewers).await {
         tracing::debug!(%remote, %error, "connection");
     }
 }
 
 async fn route(
     incoming: quinn::Incoming,
+    half_open: OwnedSemaphorePermit,
     origin: Origin,
     ingest: Ingest,
     viewers: Arc<Viewers>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut connecting = incoming.accept()?;
-    let data = connecting.handshake_data().await?;
-    let alpn = data.downcast::<HandshakeData>().ok().and_then(|data| data.protocol).unwrap_or_default();
-    let connection = connecting.await?;
+    let handshake = async {
+        let mut connecting = incoming.accept()?;
+        let data = connecting.handshake_data().await?;
+        let alpn = data.downcast::<HandshakeData>().ok().and_then(|data| data.protocol).unwrap_or_default();
+        Ok::<_, quinn::ConnectionError>((alpn, connecting.await?))
+    };
+    let (alpn, connection) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await??;
     match alpn.as_slice() {
-        bond::ALPN => ingest.serve(connection).await?,
-        b"h3" => fanout::serve_webtransport(connection, origin, viewers).await?,
-        _ => fanout::serve_quic(connection, origin, viewers).await?,
+        bond::ALPN => ingest.serve(connection, half_open).await?,
+        // A venue whose versions we do not speak: it is told ours.
+        control::VERSIONS_ALPN => connection.close(Close::Versions.into(), bond::ALPN),
+        b"h3" => {
+            drop(half_open);
+            fanout::serve_webtransport(connection, origin, viewers).await?;
+        }
+        _ => {
+            drop(half_open);
+            fanout::serve_quic(connection, origin, viewers).await?;
+        }
     }
     Ok(())
 }
@@ -215,7 +258,9 @@ fn listen(addr: SocketAddr, identity: Identity) -> Result<quinn::Endpoint, EdgeE
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(identity.chain, identity.key))
             .map_err(TlsError::Refused)?;
     let moq = moq_net::ALPNS.iter().map(|alpn| alpn.as_bytes());
-    tls.alpn_protocols = [bond::ALPN, b"h3"].into_iter().chain(moq).map(<[u8]>::to_vec).collect();
+    // The first of ours that the client offers is taken, so the word of last resort comes last.
+    let alpns = [bond::ALPN, b"h3"].into_iter().chain(moq).chain([control::VERSIONS_ALPN]);
+    tls.alpn_protocols = alpns.map(<[u8]>::to_vec).collect();
     let crypto = QuicServerConfig::try_from(tls)
         .map_err(|error| TlsError::Refused(rustls::Error::General(error.to_string())))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -225,6 +270,8 @@ fn listen(addr: SocketAddr, identity: Identity) -> Result<quinn::Endpoint, EdgeE
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_concurrent_bidi_streams(MAX_STREAMS.into())
         .max_concurrent_uni_streams(MAX_STREAMS.into())
+        .receive_window(RECEIVE_WINDOW.into())
+        .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
         .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
         .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER));
     config.transport_config(Arc::new(transport));

@@ -1,7 +1,8 @@
 //! Bond ingest at the edge: uplinks of one session come together in one [`bond::Receiver`], and what
 //! it delivers is published.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use bond::{Delivery, PathId, Receiver, ReceiverConfig};
 use bytes::Bytes;
 use media::catalog::{Catalog, MAX_RENDITIONS};
 use media::{FrameId, Time};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::broadcasts::{Broadcasts, Outcome, Record, UplinkStatus};
 use crate::clock::Clock;
-use crate::control::{self, ControlError, Hello, ToEdge, ToVenue};
+use crate::control::{self, Close, ControlError, Hello, ToEdge, ToVenue};
 use crate::origin::{Origin, Publication, Written};
+use crate::proof::{Claim, Side};
 
 /// Datagrams and events waiting for a session's task: 100 ms of 12 Mb/s. When it is full the newest
 /// datagram is dropped, as a router would do; the bond repairs it.
@@ -34,6 +36,13 @@ const SESSION_LINGER: Duration = Duration::from_secs(30);
 
 /// Keyframes are asked for at most this often: one takes a round trip and an encode to come.
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Shows that one edge takes in at once; each may hold some 16 MB of unfinished frames and 5,000 traces.
+const MAX_SESSIONS: usize = 64;
+
+/// Sessions that a broadcast's session has taken it over from, and that may not take it back: the latest
+/// so many.
+const MAX_SUPERSEDED: usize = 16;
 
 /// A show's deadline lies in these bounds, milliseconds.
 const DEADLINE_MS: std::ops::RangeInclusive<u32> = 50..=10_000;
@@ -66,10 +75,18 @@ pub struct Ingest {
     sessions: Arc<Mutex<HashMap<String, SessionHandle>>>,
 }
 
-#[derive(Clone)]
 struct SessionHandle {
     session: String,
+    joined: Joined,
+    /// Whom it took the broadcast from, so that two encoders do not take it from each other in turns.
+    superseded: VecDeque<String>,
+}
+
+/// What an uplink holds of its session.
+#[derive(Clone)]
+struct Joined {
     events: mpsc::Sender<Event>,
+    taken_over: Arc<AtomicBool>,
 }
 
 enum Event {
@@ -86,11 +103,16 @@ impl Ingest {
         Self { origin, broadcasts, clock, token: token.map(Arc::from), sessions: Arc::default() }
     }
 
-    /// Serves one uplink until it ends.
-    pub async fn serve(&self, connection: quinn::Connection) -> Result<(), IngestError> {
+    /// Serves one uplink until it ends. `half_open` is its place among those who have not said yet who
+    /// they are.
+    pub async fn serve(
+        &self,
+        connection: quinn::Connection,
+        half_open: OwnedSemaphorePermit,
+    ) -> Result<(), IngestError> {
         let (mut send, mut recv, hello) = tokio::time::timeout(HELLO_TIMEOUT, async {
             let (send, mut recv) = connection.accept_bi().await?;
-            match control::recv::<ToEdge>(&mut recv).await? {
+            match control::recv::<ToEdge>(&mut recv, control::MAX_HELLO).await? {
                 ToEdge::Hello(hello) => Ok((send, recv, hello)),
                 _ => Err(IngestError::Refused("the first message was not a hello".into())),
             }
@@ -98,8 +120,9 @@ impl Ingest {
         .await
         .map_err(|_| IngestError::Silent)??;
 
-        let events = match self.check(&hello).and_then(|()| self.join(&hello)) {
-            Ok(events) => events,
+        let admitted = self.check(&hello, &connection).and_then(|proof| Ok((proof, self.join(&hello)?)));
+        let (proof, Joined { events, taken_over }) = match admitted {
+            Ok(admitted) => admitted,
             Err(reason) => {
                 control::send(&mut send, &ToVenue::Refused { reason: reason.clone() }).await?;
                 let _ = send.finish();
@@ -108,7 +131,8 @@ impl Ingest {
                 return Err(IngestError::Refused(reason));
             }
         };
-        control::send(&mut send, &ToVenue::Welcome).await?;
+        drop(half_open);
+        control::send(&mut send, &ToVenue::Welcome { proof }).await?;
 
         let path = PathId(hello.path);
         let id = connection.stable_id();
@@ -128,7 +152,7 @@ impl Ingest {
             let events = events.clone();
             async move {
                 loop {
-                    let event = match control::recv::<ToEdge>(&mut recv).await {
+                    let event = match control::recv::<ToEdge>(&mut recv, control::MAX_MESSAGE).await {
                         Ok(ToEdge::Clock { offset_micros, error_micros }) => {
                             Event::Clock { offset_micros, error_micros }
                         }
@@ -146,7 +170,10 @@ impl Ingest {
             let data = tokio::select! {
                 data = connection.read_datagram() => data,
                 () = events.closed() => {
-                    connection.close(0u32.into(), b"the show is over");
+                    match taken_over.load(Ordering::Relaxed) {
+                        true => connection.close(Close::TakenOver.into(), TAKEN_OVER.as_bytes()),
+                        false => connection.close(Close::Done.into(), b"the show is over"),
+                    }
                     break None;
                 }
             };
@@ -166,16 +193,23 @@ impl Ingest {
         }
     }
 
-    fn check(&self, hello: &Hello) -> Result<(), String> {
-        if let Some(token) = &self.token {
-            match &hello.token {
-                None => return Err("this edge wants a token: pass --token".into()),
-                Some(given) if !same(given.as_bytes(), token.as_bytes()) => {
-                    return Err("the token is not the one of this edge".into());
+    /// Whether the hello may be heeded; gives the edge's own proof, where it has a token.
+    fn check(&self, hello: &Hello, connection: &quinn::Connection) -> Result<Option<String>, String> {
+        // The proof comes first: who cannot show it learns nothing else.
+        let proof = match &self.token {
+            None => None,
+            Some(token) => {
+                let claim = Claim::on(connection, &hello.session, hello.path, &hello.broadcast)
+                    .ok_or("TLS gives no exporter")?;
+                match &hello.proof {
+                    None => return Err("this edge wants a token: pass --token".into()),
+                    Some(proof) if !claim.verify(Side::Venue, token, proof) => {
+                        return Err("the token is not the one of this edge".into());
+                    }
+                    Some(_) => Some(claim.prove(Side::Edge, token)),
                 }
-                Some(_) => {}
             }
-        }
+        };
         control::check_name(&hello.broadcast)?;
         if hello.session.len() != 32 || !hello.session.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("the session is not 128 bits in hex".into());
@@ -192,18 +226,22 @@ impl Ingest {
         if !DEADLINE_MS.contains(&hello.deadline_ms) {
             return Err(format!("a deadline of {} ms is not between 50 and 10,000", hello.deadline_ms));
         }
-        Ok(())
+        Ok(proof)
     }
 
     /// The queue of the hello's session. A new session takes over from an older one of the same
     /// name: an encoder that crashed and came back must not wait for its own ghost.
-    fn join(&self, hello: &Hello) -> Result<mpsc::Sender<Event>, String> {
+    fn join(&self, hello: &Hello) -> Result<Joined, String> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = sessions.get(&hello.broadcast)
-            && handle.session == hello.session
-            && !handle.events.is_closed()
-        {
-            return Ok(handle.events.clone());
+        if let Some(handle) = sessions.get(&hello.broadcast).filter(|handle| handle.is_alive()) {
+            if handle.session == hello.session {
+                return Ok(handle.joined.clone());
+            }
+            if handle.superseded.contains(&hello.session) {
+                return Err(TAKEN_OVER.into());
+            }
+        } else if sessions.len() >= MAX_SESSIONS {
+            return Err(format!("this edge has {MAX_SESSIONS} shows on the air, and takes no more"));
         }
         let publication = self.publish(&hello.broadcast, &hello.catalog)?;
         let record = self.broadcasts.begin(&hello.broadcast, &hello.session);
@@ -219,11 +257,23 @@ impl Ingest {
             empty_since: Some(self.clock.now()),
             keyframe_asked: Time::ZERO,
         };
-        let handle = SessionHandle { session: hello.session.clone(), events: events.clone() };
-        if let Some(ghost) = sessions.insert(hello.broadcast.clone(), handle) {
+        let joined = Joined { events, taken_over: Arc::default() };
+        let mut handle = SessionHandle {
+            session: hello.session.clone(),
+            joined: joined.clone(),
+            superseded: VecDeque::new(),
+        };
+        if let Some(ghost) = sessions.remove(&hello.broadcast).filter(SessionHandle::is_alive) {
+            handle.superseded = ghost.superseded;
+            handle.superseded.push_back(ghost.session);
+            if handle.superseded.len() > MAX_SUPERSEDED {
+                handle.superseded.pop_front();
+            }
+            ghost.joined.taken_over.store(true, Ordering::Relaxed);
             // A full queue is as good: the task ends when its uplinks do.
-            let _ = ghost.events.try_send(Event::End);
+            let _ = ghost.joined.events.try_send(Event::End);
         }
+        sessions.insert(hello.broadcast.clone(), handle);
         tracing::info!(broadcast = %hello.broadcast, "on the air");
         let ingest = self.clone();
         let session = hello.session.clone();
@@ -237,7 +287,7 @@ impl Ingest {
             }
             tracing::info!(broadcast = %name, "off the air");
         });
-        Ok(events)
+        Ok(joined)
     }
 
     fn publish(&self, name: &str, catalog: &Catalog) -> Result<Publication, String> {
@@ -245,9 +295,13 @@ impl Ingest {
     }
 }
 
-/// Compares without telling by its timing where the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+/// Told to a session that has lost its broadcast.
+const TAKEN_OVER: &str = "another encoder has taken over this show";
+
+impl SessionHandle {
+    fn is_alive(&self) -> bool {
+        !self.joined.events.is_closed()
+    }
 }
 
 struct Path {
@@ -301,8 +355,10 @@ impl SessionTask {
     fn handle(&mut self, event: Event, now: Time) {
         match event {
             Event::Up { path, uplink, connection, control } => {
-                if self.paths.contains_key(&path) {
+                // It has shown its proof, so it is the same uplink on a new connection.
+                if let Some(old) = self.paths.remove(&path) {
                     self.receiver.remove_path(path, now);
+                    old.connection.close(Close::Replaced.into(), b"the uplink came back");
                 }
                 self.receiver.add_path(path, now);
                 self.paths.insert(path, Path { connection, control });
@@ -404,6 +460,10 @@ impl SessionTask {
                         self.ask_for_keyframe(now);
                     }
                 }
+                // The lanes are there; what uses them is still to come (rooms, backfill: issue 4).
+                Delivery::Message(data) | Delivery::Object(data) => {
+                    tracing::debug!(broadcast = %self.name, bytes = data.len(), "on a lane without a reader");
+                }
             }
         }
         let late = self.receiver.stats().frames_late;
@@ -420,17 +480,5 @@ impl SessionTask {
         for path in self.paths.values() {
             let _ = path.control.try_send(ToVenue::Keyframe);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::same;
-
-    #[test]
-    fn tokens() {
-        assert!(same(b"abc", b"abc"));
-        assert!(!same(b"abc", b"abd"));
-        assert!(!same(b"abc", b"ab"));
     }
 }

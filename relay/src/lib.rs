@@ -10,6 +10,8 @@ pub mod fanout;
 pub mod http;
 pub mod ingest;
 pub mod origin;
+pub mod proof;
+pub mod rate;
 pub mod settings;
 pub mod tls;
 pub mod uplink;

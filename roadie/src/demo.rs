@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use encoder::record::RecordStatus;
 use encoder::{EncoderEvent, Input, VIDEO_TRACK};
-use relay::uplink::{Bind, EdgeAddress, Uplink};
+use relay::uplink::{Bind, EdgeAddress, Tariff, Uplink};
 use relay::venue;
 use sim::{Conditions, Loss, Rate};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -74,6 +74,10 @@ pub struct Raw {
     /// Pull an uplink: 2@5s+4s takes uplink 2 away at second 5 for 4 s; may be repeated
     #[arg(long, value_name = "CUT")]
     pub cut: Vec<Cut>,
+
+    /// Keep the video at its full bit rate whatever the uplinks carry
+    #[arg(long)]
+    pub fixed_bitrate: bool,
 
     /// Write the report here (with --headless)
     #[arg(long, value_name = "FILE")]
@@ -148,8 +152,9 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
             name: (*name).into(),
             bind: Bind::Any,
             via: Some(emulator.addr()),
+            tariff: Tariff::default(),
         })
-        .collect();
+        .collect::<Vec<_>>();
     let edge = EdgeAddress {
         host: "localhost".into(),
         port: relay.quic_port,
@@ -162,9 +167,10 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
             edge,
             broadcast: BROADCAST.into(),
             token: None,
-            uplinks,
+            uplinks: uplinks.into(),
             deadline: Duration::from_millis(400),
         },
+        follow: !raw.fixed_bitrate,
     })
     .await?;
     let api = EdgeApi::new(relay.http_port);
@@ -302,6 +308,9 @@ impl Run {
             if self.viewer.is_none() {
                 self.forget();
             }
+            for notice in show.take_notices() {
+                screen.note(&notice);
+            }
             let status = show.status();
             let rates = meter.update(&status.venue, show.clock().now());
             screen.draw(&self.lines(&status, &rates, elapsed), elapsed);
@@ -339,10 +348,11 @@ impl Run {
             self.evidence.edge.iter().filter(|p| p.track == VIDEO_TRACK.0 && p.outcome == "lost").count();
         let seconds = elapsed.as_secs_f64().max(1.0);
         lines.push(format!(
-            "  capture to edge   P50 {:>4.0} ms   P95 {:>4.0} ms   lost {lost}   media {}   wire {}",
+            "  capture to edge   P50 {:>4.0} ms   P95 {:>4.0} ms   lost {lost}   media {} of {}   wire {}",
             to_edge.p50,
             to_edge.p95,
             terminal::megabits(status.venue.media_bytes as f64 * 8.0 / seconds),
+            terminal::megabits(f64::from(status.venue.target_rate)),
             terminal::megabits(rates.iter().sum()),
         ));
         let stats = &self.evidence.stats;
@@ -425,8 +435,8 @@ impl Run {
     /// The uplinks' part of the report.
     fn wire(&self, venue: &venue::Status, report: &mut Report) {
         let total: u64 = self.emulators.iter().map(Emulator::bytes).sum();
-        for (path, (state, emulator)) in venue.uplinks.iter().zip(self.emulators.iter()).enumerate() {
-            let stats = venue.bond.paths.iter().find(|stats| usize::from(stats.path.0) == path);
+        for (state, emulator) in venue.uplinks.iter().zip(self.emulators.iter()) {
+            let stats = venue.bond.paths.iter().find(|stats| stats.path.0 == state.path);
             report.uplinks.push(UplinkReport {
                 name: state.name.clone(),
                 bytes: emulator.bytes(),
@@ -466,11 +476,12 @@ fn summary(report: &Report, screen: &mut Screen) {
             frames.captured, frames.painted, frames.late, frames.missing, report.stalls
         ),
         format!(
-            "glass to glass P50 {:.0} ms, P95 {:.0} ms, P99 {:.0} ms; first picture after {:.0} ms; wire/media {:.2}",
+            "glass to glass P50 {:.0} ms, P95 {:.0} ms, P99 {:.0} ms; first picture after {:.0} ms; media {}, wire/media {:.2}",
             latency.p50,
             latency.p95,
             latency.p99,
             report.first_frame_ms.unwrap_or(f64::NAN),
+            terminal::megabits(report.media_bitrate),
             report.redundancy
         ),
     ]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use encoder::{EncoderEvent, Input};
-use relay::uplink::{EdgeAddress, Uplink};
+use relay::uplink::{EdgeAddress, Plan};
 use relay::{control, settings, venue};
 use serde::Deserialize;
 
@@ -24,7 +24,9 @@ const REFRESH: Duration = Duration::from_millis(500);
 /// Example: two 5G sticks and the venue's Wi-Fi, two copies of the recording:
 ///
 ///   roadie live --input camera --edge https://edge.example:4443/tour/london \
-///     --uplink usb0 --uplink usb1 --uplink wlan0 --record ~/show --record /media/stick/show
+///     --uplink usb0=5000MB@2 --uplink usb1@1 --uplink wlan0 --record ~/show --record /media/stick/show
+///
+/// Or every uplink that there is, as they come and go: --uplink auto
 #[derive(Args, Debug, Default, Deserialize)]
 #[command(verbatim_doc_comment)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -47,8 +49,12 @@ pub struct Raw {
     #[arg(long, value_name = "SHA256")]
     pub edge_fingerprint: Option<String>,
 
-    /// Send over this interface (wlan0) or from this address; repeat it for each uplink. Without it the
-    /// system's default route is used [NAME:via=HOST:PORT sends through an emulator or a tunnel]
+    /// Send over this interface (wlan0) or from this address; repeat it for each uplink. `auto` takes
+    /// every interface with a default route, and new ones as they are plugged in. `usb0=5000MB` (or GB)
+    /// keeps usb0 for emergencies once so much went over it; `usb0@2` is dearer than `wlan0@1`, which is
+    /// dearer than those without a price, and cheaper ones are filled first; `usb0=5GB@2` says both.
+    /// Without --uplink the system's default route is used [NAME:via=HOST:PORT sends through an emulator
+    /// or a tunnel]
     #[arg(long, value_name = "UPLINK")]
     pub uplink: Vec<String>,
 
@@ -60,9 +66,13 @@ pub struct Raw {
     #[arg(long, value_name = "TOKEN", env = "ROADIE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 
-    /// Video bits per second, such as 2500k or 2.5M [default: 2500k]
+    /// Video bits per second, such as 2500k or 2.5M; less while the uplinks carry less [default: 2500k]
     #[arg(long, value_name = "RATE")]
     pub bitrate: Option<String>,
+
+    /// Keep the video at --bitrate whatever the uplinks carry: frames that do not fit are not sent
+    #[arg(long)]
+    pub fixed_bitrate: bool,
 
     /// How old a frame may get on its way to the edge, in milliseconds [default: 400]
     #[arg(long, value_name = "MS")]
@@ -94,7 +104,8 @@ impl Raw {
         let edge = self.edge.or(file.edge).context("where to? Give --edge https://HOST:PORT/NAME")?;
         let fingerprint = self.edge_fingerprint.or(file.edge_fingerprint);
         let (edge, broadcast) = parse_edge(&edge, fingerprint)?;
-        let uplinks = parse_uplinks(&pick(self.uplink, file.uplink))?;
+        let uplinks = Plan::parse(&pick(self.uplink, file.uplink))
+            .map_err(|(text, error)| anyhow::Error::new(error).context(format!("--uplink {text}")))?;
         let record = pick(self.record, file.record);
         if let Some(error) = encoder::record::check_dirs(&record).into_iter().next() {
             return Err(error.into());
@@ -116,7 +127,12 @@ impl Raw {
             deadline: Duration::from_millis(u64::from(deadline)),
         };
         Ok(Settings {
-            show: show::Settings { encoder, record, venue },
+            show: show::Settings {
+                encoder,
+                record,
+                venue,
+                follow: !(self.fixed_bitrate || file.fixed_bitrate),
+            },
             seconds: self.seconds.or(file.seconds).map(Duration::from_secs),
         })
     }
@@ -146,25 +162,6 @@ fn parse_edge(text: &str, fingerprint: Option<String>) -> anyhow::Result<(EdgeAd
         );
     }
     Ok((EdgeAddress { host, port: url.port().unwrap_or(DEFAULT_PORT), fingerprint }, name))
-}
-
-fn parse_uplinks(texts: &[String]) -> anyhow::Result<Vec<Uplink>> {
-    if texts.len() > bond::MAX_PATHS {
-        bail!("{} uplinks are more than the {} that a bond can have", texts.len(), bond::MAX_PATHS);
-    }
-    if texts.is_empty() {
-        return Ok(vec![Uplink::default_route()]);
-    }
-    let mut uplinks: Vec<Uplink> = Vec::new();
-    for text in texts {
-        let uplink: Uplink = text.parse().with_context(|| format!("--uplink {text}"))?;
-        uplink.check().with_context(|| format!("--uplink {text}"))?;
-        if uplinks.iter().any(|other| other.name == uplink.name) {
-            bail!("--uplink {text} is given twice");
-        }
-        uplinks.push(uplink);
-    }
-    Ok(uplinks)
 }
 
 fn parse_bitrate(text: &str) -> anyhow::Result<u32> {
@@ -208,9 +205,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             break None;
         }
         show.take_log();
+        for notice in show.take_notices() {
+            screen.note(&notice);
+        }
         let status = show.status();
         let mut lines = vec![terminal::title(&broadcast, elapsed, &status)];
         lines.extend(terminal::uplinks(&status.venue, &meter.update(&status.venue, now)));
+        lines.push(terminal::target(&status.venue));
         lines.extend(terminal::recordings(&status.recordings));
         screen.draw(&lines, elapsed);
     };

@@ -12,7 +12,7 @@ use encoder::{Counters, Encoder, EncoderEvent};
 use media::catalog::Catalog;
 use media::{FrameId, Time};
 use relay::clock::Clock;
-use relay::venue::{self, Venue};
+use relay::venue::{self, Hooks, Venue};
 use tokio::sync::Notify;
 
 /// Encoded frames remembered for the latency report, until [`Show::take_log`] takes them: more than a
@@ -28,6 +28,49 @@ pub struct Settings {
     pub record: Vec<PathBuf>,
     /// Whom to send it to, and how.
     pub venue: venue::Settings,
+    /// Whether the video's bit rate follows what the uplinks carry, up to the one in `encoder`.
+    pub follow: bool,
+}
+
+/// Below this, 720p is blocks only: a bond that carries less has to let frames go.
+const MIN_BITRATE: u32 = 200_000;
+
+/// What the video's bit rate is made of.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    audio: u32,
+    most: u32,
+}
+
+impl Rates {
+    fn of(settings: &encoder::Settings) -> Self {
+        Self { audio: settings.audio.bitrate, most: settings.video.bitrate }
+    }
+
+    /// The video's bit rate where the bond carries `rate`. `None`: leave it as it is, for there is no
+    /// uplink, and the recording goes on.
+    fn video(self, rate: u32) -> Option<u32> {
+        let least = MIN_BITRATE.min(self.most);
+        (rate > 0).then(|| rate.saturating_sub(self.audio).clamp(least, self.most))
+    }
+}
+
+/// What the bond asks goes to the encoder; with `rates`, its bit rate too.
+fn hooks(encoder: &Arc<Encoder>, rates: Option<Rates>) -> Hooks {
+    let (for_keyframe, for_rate): (Weak<Encoder>, Weak<Encoder>) =
+        (Arc::downgrade(encoder), Arc::downgrade(encoder));
+    Hooks {
+        keyframe: Arc::new(move || {
+            if let Some(encoder) = for_keyframe.upgrade() {
+                encoder.request_keyframe();
+            }
+        }),
+        rate: Arc::new(move |rate| {
+            if let (Some(encoder), Some(bitrate)) = (for_rate.upgrade(), rates.and_then(|r| r.video(rate))) {
+                encoder.set_bitrate(bitrate);
+            }
+        }),
+    }
 }
 
 /// When a frame was captured and encoded, on the broadcast clock.
@@ -65,6 +108,7 @@ impl Show {
     /// goes on and the edge is called again and again.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let clock = Clock::start();
+        let rates = settings.follow.then(|| Rates::of(&settings.encoder));
         let wake = Arc::new(Notify::new());
         let waker = wake.clone();
         let broadcast = settings.venue.broadcast.clone();
@@ -77,18 +121,12 @@ impl Show {
         let tracks = frames.tracks().context("the encoder named no tracks")?;
         let status = frames.status();
         let log = Arc::new(Mutex::new(VecDeque::new()));
-        let for_venue: Weak<Encoder> = Arc::downgrade(&encoder);
         let venue = Venue::start(
             settings.venue,
             Catalog::from_tracks(&tracks),
-            session_id()?,
             clock,
             drain(frames, wake, log.clone()),
-            Arc::new(move || {
-                if let Some(encoder) = for_venue.upgrade() {
-                    encoder.request_keyframe();
-                }
-            }),
+            hooks(&encoder, rates),
         );
         Ok(Self { encoder, tap: status, venue, clock, log })
     }
@@ -110,6 +148,11 @@ impl Show {
     /// Frames encoded since the last call, oldest first.
     pub fn take_log(&self) -> Vec<Encoded> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// What the creator should be told once.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.venue.take_notices()
     }
 
     /// Something happened to the encoder.
@@ -163,10 +206,17 @@ fn drain(mut tap: TapHandle, wake: Arc<Notify>, log: Arc<Mutex<VecDeque<Encoded>
     venue::Frames { pop: Box::new(pop), wake }
 }
 
-/// 128 random bits in hex.
-fn session_id() -> anyhow::Result<String> {
-    use ring::rand::{SecureRandom, SystemRandom};
-    let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).ok().context("the system gives no random numbers")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_video_gets_what_the_sound_leaves_up_to_what_was_asked_for() {
+        let rates = Rates { audio: 96_000, most: 2_500_000 };
+        assert_eq!(rates.video(2_000_000), Some(1_904_000));
+        assert_eq!(rates.video(9_000_000), Some(2_500_000));
+        assert_eq!(rates.video(50_000), Some(MIN_BITRATE));
+        assert_eq!(rates.video(0), None);
+        assert_eq!(Rates { most: 100_000, ..rates }.video(50_000), Some(100_000));
+    }
 }

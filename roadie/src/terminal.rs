@@ -1,11 +1,13 @@
 //! One calm screen: redrawn in place on a terminal, plain lines elsewhere.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use bond::{PathState, SenderPathStats};
+use bond::PathState;
 use encoder::record::{RecordState, RecordStatus};
 use media::Time;
+use relay::uplink::cost::amount;
 use relay::venue;
 
 use crate::show;
@@ -88,32 +90,28 @@ fn print(text: &str) {
 /// Rates from two looks at the counters.
 #[derive(Default)]
 pub struct Meter {
-    last: Option<(Time, Vec<u64>)>,
-    rates: Vec<f64>,
+    last: Option<(Time, BTreeMap<u8, u64>)>,
 }
 
 impl Meter {
-    /// Bits per second of each uplink since the last change.
+    /// Bits per second of each uplink since the last look, in the order of the status.
     pub fn update(&mut self, status: &venue::Status, now: Time) -> Vec<f64> {
-        let bytes: Vec<u64> = (0..status.uplinks.len())
-            .map(|path| path_stats(status, path).map_or(0, |stats| stats.bytes_sent))
-            .collect();
-        if let Some((then, before)) = &self.last {
-            let seconds = now.saturating_since(*then).as_secs_f64().max(0.001);
-            self.rates = bytes
-                .iter()
-                .zip(before)
-                .map(|(after, before)| after.saturating_sub(*before) as f64 * 8.0 / seconds)
-                .collect();
-        }
+        let bytes: BTreeMap<u8, u64> =
+            status.bond.paths.iter().map(|stats| (stats.path.0, stats.bytes_sent)).collect();
+        let rates = match &self.last {
+            Some((then, before)) => {
+                let seconds = now.saturating_since(*then).as_secs_f64().max(0.001);
+                let sent = |uplink: &venue::UplinkState| {
+                    let of = |counts: &BTreeMap<u8, u64>| counts.get(&uplink.path).copied().unwrap_or(0);
+                    of(&bytes).saturating_sub(of(before)) as f64 * 8.0 / seconds
+                };
+                status.uplinks.iter().map(sent).collect()
+            }
+            None => vec![0.0; status.uplinks.len()],
+        };
         self.last = Some((now, bytes));
-        self.rates.resize(status.uplinks.len(), 0.0);
-        self.rates.clone()
+        rates
     }
-}
-
-fn path_stats(status: &venue::Status, path: usize) -> Option<&SenderPathStats> {
-    status.bond.paths.iter().find(|stats| usize::from(stats.path.0) == path)
 }
 
 /// `Roadie · demo   on the air 00:17`.
@@ -146,9 +144,9 @@ pub fn uplinks(status: &venue::Status, rates: &[f64]) -> Vec<String> {
         "uplink", "state", "sending", "delay", "loss"
     )];
     let total: f64 = rates.iter().sum();
-    for (path, uplink) in status.uplinks.iter().enumerate() {
-        let number = path + 1;
-        let stats = path_stats(status, path);
+    for (position, uplink) in status.uplinks.iter().enumerate() {
+        let number = position + 1;
+        let stats = status.bond.paths.iter().find(|stats| stats.path.0 == uplink.path);
         let Some(stats) = stats.filter(|_| uplink.connected) else {
             let reason = uplink.reason.as_deref().unwrap_or("calling the edge");
             lines.push(format!("{number} {:<12} {:<9} {reason}", uplink.name, "○ down"));
@@ -159,19 +157,39 @@ pub fn uplinks(status: &venue::Status, rates: &[f64]) -> Vec<String> {
             PathState::Suspect => "✕ silent",
             PathState::Probing => "◌ probing",
         };
-        let rate = rates.get(path).copied().unwrap_or(0.0);
+        let rate = rates.get(position).copied().unwrap_or(0.0);
         let share = if total > 0.0 { rate / total } else { 0.0 };
         let delay = stats.owd.map_or("–".into(), |owd| format!("{:.0} ms", owd.as_secs_f64() * 1e3));
         lines.push(format!(
-            "{number} {:<12} {state:<9} {:>10} {delay:>8} {:>7}  {} {:>3.0} %",
+            "{number} {:<12} {state:<9} {:>10} {delay:>8} {:>7}  {} {:>3.0} %{}",
             uplink.name,
             megabits(rate),
             format!("{:.1} %", stats.loss_ratio * 100.0),
             bar(share),
             share * 100.0,
+            uplink.reason.as_ref().map_or_else(|| cap(uplink), |reason| format!("   {reason}")),
         ));
     }
     lines
+}
+
+/// What is used of a data cap, where there is one.
+fn cap(uplink: &venue::UplinkState) -> String {
+    let Some(cap) = uplink.cap else { return String::new() };
+    let used = format!("   {} of {}", amount(uplink.bytes), amount(cap));
+    match (uplink.emergency, uplink.bytes >= cap) {
+        (true, _) => format!("{used}: used up, but nothing else works"),
+        (false, true) => format!("{used}: used up, for emergencies only"),
+        (false, false) => used,
+    }
+}
+
+/// What the encoder follows.
+pub fn target(status: &venue::Status) -> String {
+    match status.target_rate {
+        0 => "  the uplinks carry nothing now".into(),
+        rate => format!("  the uplinks carry {} of picture and sound", megabits(f64::from(rate))),
+    }
 }
 
 /// `1.2 Mb/s`.

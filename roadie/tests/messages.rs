@@ -27,12 +27,16 @@ const EDGE: [&str; 2] = ["--edge", "https://localhost:1/show"];
 
 #[tokio::test]
 async fn wrong_words_are_named() {
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 13] = [
         (&["--input", "camera:/dev/video99", EDGE[0], EDGE[1]], &["/dev/video99"]),
         (&["--input", "file:/no/such/clip.mp4", EDGE[0], EDGE[1]], &["/no/such/clip.mp4"]),
         (&["--input", "tape", EDGE[0], EDGE[1]], &["tape", "camera"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "usb77"], &["usb77", "lo"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "203.0.113.7"], &["203.0.113.7"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "lo=5"], &["lo=5", "5000MB"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "lo@cheap"], &["lo@cheap", "price"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "auto=5GB"], &["auto", "usb0=5000MB"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "lo", "--uplink", "lo@2"], &["lo@2", "twice"]),
         (&["--input", "test", "--edge", "edge.example"], &["edge.example", "https://"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--bitrate", "fast"], &["fast", "2500k"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--record", "/proc/nowhere"], &["/proc/nowhere"]),

@@ -51,6 +51,7 @@ pub const BROWSER: &[Need] = &[
 /// To test.
 pub const TEST: &[Need] = &[
     need("gstreamer1.0-tools", "plays recordings, independently of us"),
+    need("gstreamer1.0-plugins-base-apps", "gst-discoverer, reads recordings, independently of us"),
     program("ffmpeg", "ffprobe", "reads recordings, independently of us"),
 ];
 

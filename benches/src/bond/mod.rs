@@ -58,6 +58,10 @@ pub struct Raw {
     #[arg(long, conflicts_with_all = ["scenario", "without"])]
     table: bool,
 
+    /// Leave out the rows of the table that compare parity on with parity off
+    #[arg(long, requires = "table")]
+    no_fec_rows: bool,
+
     /// Compare with the same seeds without this uplink
     #[arg(long, value_name = "UPLINK")]
     without: Option<usize>,
@@ -95,7 +99,7 @@ pub fn run(raw: Raw) -> anyhow::Result<()> {
     let seeds = Seeds { first: raw.seed, count, threads: threads.unwrap_or(1) };
     let traces = raw.trace_dir.clone().unwrap_or_else(default_traces);
     if raw.table {
-        let table = table::run(&raw.spec, &traces, seeds, world::HAS_FEC)?;
+        let table = table::run(&raw.spec, &traces, seeds, !raw.no_fec_rows)?;
         write_json(raw.json.as_deref(), &json!({ "command": command(), "rows": table.json }))?;
         return match table.failed.as_slice() {
             [] => Ok(()),

@@ -11,7 +11,6 @@ use super::media::{Media, video_rate_for};
 use super::plan::{Follow, Plan, START, Uplink};
 use super::spec::{Spec, named, spread_out};
 use super::text::{self, Cut};
-use super::world::HAS_FEC;
 
 /// With traces, which are one way only, feedback comes back at this rate. Bits per second.
 const FEEDBACK_RATE: u64 = 5_000_000;
@@ -90,9 +89,6 @@ impl Scenario {
             bail!("--deadline cannot be used: 0 ms leave no time for anything");
         }
         let fec = named("fec", spec.fec.as_deref().map_or(Ok(true), text::switch))?;
-        if !fec && !HAS_FEC {
-            bail!("--fec off cannot be used: this version of the bond has no parity to switch off");
-        }
         Ok(Self {
             name: name.to_owned(),
             about: spec.about.clone().unwrap_or_default(),

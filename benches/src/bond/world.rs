@@ -330,6 +330,8 @@ impl<'a> World<'a> {
                 let until = (until.saturating_sub(track.first) as usize).min(track.frames.len());
                 track.frames.range_mut(from.min(until)..until).for_each(|frame| frame.given_up = true);
             }
+            // Nobody sends these here.
+            Delivery::Message(_) | Delivery::Object(_) => {}
         }
     }
 
@@ -419,18 +421,12 @@ pub fn media_seed(seed: u64) -> u64 {
     Rng::new(seed ^ 0x006d_6564_6961).next_u64()
 }
 
-/// Whether this bond has parity, so that [`Plan::fec`] means something.
-pub const HAS_FEC: bool = false;
-
-// More fields are coming; those that a plan does not set have their defaults.
-#[allow(clippy::needless_update)]
 fn sender_config(plan: &Plan) -> SenderConfig {
-    SenderConfig { deadline: plan.deadline, ..SenderConfig::default() }
+    SenderConfig { deadline: plan.deadline, fec: plan.fec }
 }
 
-#[allow(clippy::needless_update)]
 fn receiver_config(plan: &Plan) -> ReceiverConfig {
-    ReceiverConfig { deadline: plan.deadline, ..ReceiverConfig::default() }
+    ReceiverConfig { deadline: plan.deadline }
 }
 
 #[cfg(test)]

@@ -4,19 +4,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use media::{Frame, FrameId, Time};
+use media::{Frame, FrameId, Time, TrackId};
 
+use crate::budget::Budget;
 use crate::clock::Clock;
+use crate::lanes::{self, Inbox, LaneError, MESSAGES, OBJECTS};
 use crate::path::{OTHERS_ALIVE, Path, STALL};
-use crate::pending::{Key, Outgoing, Pending};
-use crate::scheduler::{HOLD, Lane, Queue, ShardId, Waiting, earliest};
-use crate::wire;
-use crate::{Class, ClockEstimate, MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId, SenderStats};
+use crate::pending::{Key, Pending};
+use crate::scheduler::{Queue, ShardId};
+use crate::target::Target;
+use crate::wire::{self, Answer, Feedback};
+use crate::{Class, ClockEstimate, Cost, MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId, SenderStats};
 use crate::{Transmit, WireError};
 
-/// While shards wait and no path takes them, the plan is made again after this at the latest: delays
-/// and penalties move with time.
-const REPLAN: Duration = Duration::from_millis(5);
+mod transmit;
+
+/// Parity that could not be sent within this comes later than a repair would.
+const PARITY_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Copies for safety that wait for a second path; above this the oldest is forgotten, it is only a copy.
 const MAX_COPIES: usize = 64;
@@ -24,28 +28,18 @@ const MAX_COPIES: usize = 64;
 /// Events that the driver did not take; above this the oldest is forgotten, the counters know.
 const MAX_EVENTS: usize = 256;
 
-/// Copies of audio and of the tails of keyframes may be this part of what is sent,
-const COPY_PART: f64 = 0.03;
-
-/// and this many bytes may be saved up for them.
-const COPY_BYTES: f64 = 4_000.0;
-
-/// A shard that is sent for the third time goes over two paths at once: its deadline is near.
-const SENDS_BEFORE_COPY: u16 = 2;
-
-/// The part of the paths' rates that the encoder may use; the rest is for repairs, probes and bursts.
-const USABLE_PART: f64 = 0.8;
-
 /// How a [`Sender`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenderConfig {
     /// How long after its capture a frame is still worth having at the receiver.
     pub deadline: Duration,
+    /// Whether to send parity, and copies of what is small and precious, before anything is lost.
+    pub fec: bool,
 }
 
 impl Default for SenderConfig {
     fn default() -> Self {
-        Self { deadline: Duration::from_millis(400) }
+        Self { deadline: Duration::from_millis(400), fec: true }
     }
 }
 
@@ -74,6 +68,11 @@ pub struct Sender {
     /// Copies for safety, and the path that has the shard already.
     copies: VecDeque<(ShardId, PathId)>,
     copy_credit: f64,
+    budget: Budget,
+    inbox: Inbox,
+    /// Paths on which the receiver is to be told which of its messages came.
+    acks: Vec<PathId>,
+    target: Target,
     clock: Clock,
     events: VecDeque<SenderEvent>,
     /// When the plan is to be made again.
@@ -93,6 +92,10 @@ impl Sender {
             queue: Queue::default(),
             copies: VecDeque::new(),
             copy_credit: 0.0,
+            budget: Budget::new(),
+            inbox: Inbox::default(),
+            acks: Vec::new(),
+            target: Target::new(),
             clock: Clock::default(),
             events: VecDeque::new(),
             replan: None,
@@ -113,6 +116,13 @@ impl Sender {
         }
     }
 
+    /// Says what sending on a path costs from now on. A new path costs nothing.
+    pub fn set_cost(&mut self, path: PathId, cost: Cost) {
+        if let Some(path) = self.paths.get_mut(&path) {
+            path.set_cost(cost);
+        }
+    }
+
     /// Removes an uplink; what it held is sent elsewhere.
     pub fn remove_path(&mut self, path: PathId, now: Time) {
         self.advance(now);
@@ -123,30 +133,83 @@ impl Sender {
         }
     }
 
-    /// Takes a frame to send. One that is longer than [`MAX_FRAME_BYTES`], or late already, is dropped,
-    /// and an event says so.
+    /// Takes a frame to send. One that is longer than [`MAX_FRAME_BYTES`], or late already, or on one of the
+    /// two track numbers that are not media's (254 and 255), is dropped, and an event says so.
     pub fn push(&mut self, frame: &Frame, class: Class, now: Time) {
         self.advance(now);
         self.stats.frames_pushed += 1;
         self.stats.media_bytes += frame.data.len() as u64;
         // A capture time in the future must not buy a longer life.
         let deadline = frame.capture_time.min(now) + self.config.deadline;
-        if frame.data.len() > MAX_FRAME_BYTES || deadline <= now {
+        if frame.data.len() > MAX_FRAME_BYTES || deadline <= now || lanes::reliable(frame.id.track) {
             self.dropped(frame.id, class);
             return;
         }
-        for waiting in self.pending.push(frame, class, deadline) {
-            self.queue.insert(waiting);
-        }
+        let parity = self.parity(frame.data.len(), class);
+        self.enqueue(frame, class, deadline, parity, now);
         while let Some(key) = self.pending.excess() {
             self.drop_frame(key);
         }
     }
 
-    /// Takes feedback that came on `path`.
-    pub fn handle_datagram(&mut self, path: PathId, data: &[u8], now: Time) -> Result<(), WireError> {
-        let feedback = wire::parse_feedback(data)?;
+    /// Takes a message for the receiver, of at most [`crate::MAX_MESSAGE_BYTES`]: it gets there before any
+    /// media, once and in order, as long as any path lives. A few dozen may wait.
+    pub fn send_message(&mut self, message: Bytes, now: Time) -> Result<(), LaneError> {
+        self.send_reliably(MESSAGES, Class::Control, message, now)
+    }
+
+    /// Takes an object for the receiver, of at most [`crate::MAX_OBJECT_BYTES`]: it gets there once and in
+    /// order, with what media leaves of the paths' measured rates, however long that takes. A few megabytes
+    /// may wait.
+    pub fn send_object(&mut self, object: Bytes, now: Time) -> Result<(), LaneError> {
+        self.send_reliably(OBJECTS, Class::Bulk, object, now)
+    }
+
+    fn send_reliably(
+        &mut self,
+        track: TrackId,
+        class: Class,
+        data: Bytes,
+        now: Time,
+    ) -> Result<(), LaneError> {
+        let (waiting, bytes) = self.pending.held(track);
+        lanes::fits(track, data.len(), waiting, bytes)?;
         self.advance(now);
+        let number = self.pending.next_order(track);
+        let id = FrameId { track, group: number, frame: 0 };
+        let frame = Frame { id, capture_time: now, keyframe: true, data };
+        self.enqueue(&frame, class, Time::from_micros(u64::MAX), 0, now);
+        Ok(())
+    }
+
+    fn enqueue(&mut self, frame: &Frame, class: Class, deadline: Time, parity: usize, now: Time) {
+        let parity_until = deadline.min(now + PARITY_PATIENCE);
+        for waiting in self.pending.push(frame, class, deadline, parity, parity_until) {
+            self.queue.insert(waiting);
+        }
+    }
+
+    /// The next message of the receiver's.
+    pub fn poll_message(&mut self) -> Option<Bytes> {
+        self.inbox.poll()
+    }
+
+    /// Takes what came from the receiver on `path`.
+    pub fn handle_datagram(&mut self, path: PathId, data: &[u8], now: Time) -> Result<(), WireError> {
+        let answer = wire::parse_answer(data)?;
+        self.advance(now);
+        match answer {
+            Answer::Feedback(feedback) => self.feedback(path, &feedback, now),
+            Answer::Message(number, message) => {
+                if self.inbox.take(number, message) {
+                    self.acks = self.paths.keys().copied().collect();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn feedback(&mut self, path: PathId, feedback: &Feedback, now: Time) {
         for entry in &feedback.entries {
             let alone = !self.paths.values().any(Path::active);
             let Some(told) = self.paths.get_mut(&entry.path) else { continue };
@@ -156,18 +219,21 @@ impl Sender {
             if entry.path == path && told.heard() != heard {
                 self.clock.sample(entry.sent, entry.arrived, feedback.made, now);
             }
+            if told.carries(now) {
+                self.budget.losses.count(news.packets, news.lost.packets, news.lost.runs);
+            }
             self.arrived(news.arrived);
-            self.send_again(news.lost);
+            self.send_again(news.lost.shards);
         }
         self.check_silence(now);
-        Ok(())
+        self.aim(now);
     }
 
     /// The next datagram to send now.
     pub fn poll_transmit(&mut self, now: Time) -> Option<Transmit> {
         self.advance(now);
         self.replan = None;
-        self.probe(now).or_else(|| self.copy(now)).or_else(|| self.next_shard(now))
+        self.ack(now).or_else(|| self.probe(now)).or_else(|| self.copy(now)).or_else(|| self.next_shard(now))
     }
 
     /// The next thing to know.
@@ -189,9 +255,32 @@ impl Sender {
         {
             self.drop_frame(key);
         }
-        let lost: Vec<ShardId> = self.paths.values_mut().flat_map(|path| path.find_lost(now)).collect();
+        let lost: Vec<ShardId> =
+            self.paths.values_mut().flat_map(|path| path.find_lost(now).shards).collect();
         self.send_again(lost);
         self.check_silence(now);
+        self.hedge(now);
+        self.aim(now);
+    }
+
+    fn aim(&mut self, now: Time) {
+        // What is a last resort is nothing to count on, unless there is nothing else.
+        let least = self.paths.values().filter(|path| path.active()).map(Path::cost).min();
+        let counts = |path: &&Path| path.cost() != Cost::LastResort || least == Some(Cost::LastResort);
+        let carries = self.paths.values().filter(counts).map(Path::usable_rate).sum();
+        self.budget.refill(carries, now);
+        self.target.update(carries, self.queue.live_bytes(), now);
+    }
+
+    /// Asks for copies of what is overdue.
+    fn hedge(&mut self, now: Time) {
+        for (&id, path) in &mut self.paths {
+            for shard in path.find_overdue(now) {
+                if self.copies.len() < MAX_COPIES {
+                    self.copies.push_back((shard, id));
+                }
+            }
+        }
     }
 
     /// Counters and estimates.
@@ -211,12 +300,13 @@ impl Sender {
         self.clock.estimate()
     }
 
-    /// Bits per second that the encoder may use; 0 while no path carries media.
+    /// Bits per second of media that the encoder may send; 0 while no path carries any.
     ///
-    /// Paths that were never asked for more than they carry are counted with what they have proved, or
-    /// with what a new path is trusted with.
+    /// It falls at once when a path falls silent or slow, and rises slowly with what the paths prove. A path
+    /// that was never asked for more is counted with what it has proved, or with what a new path is
+    /// trusted with. Read it before each frame.
     pub fn target_rate(&self) -> u64 {
-        (self.paths.values().map(Path::usable_rate).sum::<f64>() * USABLE_PART) as u64
+        self.target.rate() as u64
     }
 
     /// Time goes on. A driver that comes much later than it was asked to was stalled itself.
@@ -241,7 +331,7 @@ impl Sender {
     }
 
     fn send_again(&mut self, lost: Vec<ShardId>) {
-        for waiting in lost.into_iter().filter_map(|shard| self.pending.lost(shard)) {
+        for waiting in lost.into_iter().flat_map(|shard| self.pending.lost(shard)) {
             self.queue.insert(waiting);
         }
     }
@@ -269,128 +359,5 @@ impl Sender {
             self.events.pop_front();
         }
         self.events.push_back(SenderEvent::Dropped { id, class });
-    }
-
-    fn probe(&mut self, now: Time) -> Option<Transmit> {
-        let due =
-            |(&id, path): (&PathId, &mut Path)| path.take_probe(now).map(|len| (id, path.stamp(now), len));
-        let (id, stamp, len) = self.paths.iter_mut().find_map(due)?;
-        Some(self.sent(id, None, wire::put_probe(stamp, len).freeze(), now))
-    }
-
-    /// The next copy for safety whose second path is free.
-    fn copy(&mut self, now: Time) -> Option<Transmit> {
-        for _ in 0..self.copies.len() {
-            let (shard, not) = self.copies.pop_front()?;
-            let Some(outgoing) = self.pending.outgoing(shard) else { continue };
-            let lanes: Vec<Lane> = self.lanes(now).into_iter().filter(|lane| lane.path != not).collect();
-            let Some(best) = earliest(&lanes, MAX_DATAGRAM) else { continue };
-            if !lanes[best].free {
-                self.copies.push_back((shard, not));
-                self.replan_at(now + REPLAN);
-                continue;
-            }
-            if self.in_time(&lanes[best], MAX_DATAGRAM, &outgoing, now) {
-                let data = self.pending.send(shard, self.paths.get(&lanes[best].path)?.stamp(now))?;
-                self.stats.shards_duplicated += 1;
-                self.stats.redundant_bytes += data.len() as u64;
-                return Some(self.sent(lanes[best].path, Some(shard), data, now));
-            }
-        }
-        None
-    }
-
-    fn next_shard(&mut self, now: Time) -> Option<Transmit> {
-        loop {
-            if self.queue.is_empty() {
-                return None;
-            }
-            let mut lanes = self.lanes(now);
-            let Some((waiting, lane)) = self.queue.choose(&mut lanes) else {
-                self.plan_again(now);
-                return None;
-            };
-            let (lane, Waiting { shard, bytes, .. }) = (lanes[lane], waiting);
-            let Some(outgoing) = self.pending.outgoing(shard) else {
-                self.queue.remove(&waiting);
-                continue;
-            };
-            if !self.in_time(&lane, bytes, &outgoing, now) {
-                self.drop_frame((shard.track, shard.order));
-                continue;
-            }
-            self.queue.remove(&waiting);
-            let data = self.pending.send(shard, self.paths.get(&lane.path)?.stamp(now))?;
-            if outgoing.sends > 0 {
-                self.stats.shards_retransmitted += 1;
-                self.stats.redundant_bytes += data.len() as u64;
-            }
-            self.want_copy(shard, &outgoing, data.len(), lane.path);
-            return Some(self.sent(lane.path, Some(shard), data, now));
-        }
-    }
-
-    /// The paths that may carry media, for the scheduler.
-    fn lanes(&self, now: Time) -> Vec<Lane> {
-        self.paths.values().filter_map(|path| path.lane(now)).collect()
-    }
-
-    /// Whether a shard that is sent now on this lane may still be in time, by the clock estimate's better
-    /// end; without one, any is.
-    fn in_time(&self, lane: &Lane, bytes: usize, outgoing: &Outgoing, now: Time) -> bool {
-        let owd = self.paths.get(&lane.path).and_then(Path::owd);
-        let delay = owd.zip(self.clock.estimate()).map_or(0.0, |(owd, clock)| {
-            (owd - clock.offset_micros as f64 - clock.error_micros as f64).max(0.0)
-        });
-        let takes = delay + lane.per_byte * bytes as f64;
-        now + Duration::from_micros(takes as u64) < outgoing.deadline
-    }
-
-    /// Asks for a copy on a second path, where it is worth its bytes.
-    fn want_copy(&mut self, shard: ShardId, outgoing: &Outgoing, len: usize, path: PathId) {
-        let precious = match outgoing.class {
-            Class::Audio => true,
-            Class::Keyframe => outgoing.last,
-            _ => false,
-        };
-        let wanted = if outgoing.sends == 0 {
-            self.copy_credit = (self.copy_credit + len as f64 * COPY_PART).min(COPY_BYTES);
-            let affordable = precious && self.copy_credit >= len as f64;
-            if affordable {
-                self.copy_credit -= len as f64;
-            }
-            affordable || outgoing.class == Class::Control
-        } else {
-            outgoing.sends >= SENDS_BEFORE_COPY
-        };
-        if wanted {
-            if self.copies.len() >= MAX_COPIES {
-                self.copies.pop_front();
-            }
-            self.copies.push_back((shard, path));
-        }
-    }
-
-    /// Shards wait and no path takes them: when one may.
-    fn plan_again(&mut self, now: Time) {
-        let lanes = self.lanes(now);
-        let soonest = lanes.iter().filter(|lane| !lane.free).map(|lane| lane.wait).min_by(f64::total_cmp);
-        if !lanes.is_empty() {
-            let wait = soonest.map_or(REPLAN, |wait| Duration::from_micros(wait as u64).saturating_sub(HOLD));
-            self.replan_at(now + wait.clamp(Duration::from_micros(100), REPLAN));
-        }
-    }
-
-    fn replan_at(&mut self, at: Time) {
-        self.replan = Some(self.replan.map_or(at, |before| before.min(at)));
-    }
-
-    /// Notes a datagram that goes out now.
-    fn sent(&mut self, id: PathId, shard: Option<ShardId>, data: Bytes, now: Time) -> Transmit {
-        self.stats.packets_sent += 1;
-        self.stats.bytes_sent += data.len() as u64;
-        let forgotten = self.paths.get_mut(&id).and_then(|path| path.sent(shard, data.len(), now));
-        self.send_again(forgotten.into_iter().collect());
-        Transmit { path: id, data }
     }
 }

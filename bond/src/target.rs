@@ -1,0 +1,121 @@
+//! What the encoder may send: a pure policy from the paths' state to a bit rate of media.
+//!
+//! Down at once, up slowly: a rate that is too high costs frames within 400 ms, one that is too low costs
+//! a little sharpness for a second.
+
+use std::time::Duration;
+
+use media::Time;
+
+/// The part of the paths' rates that the encoder may use; the rest is for repairs, parity, probes, and for
+/// what the paths are about to lose.
+const USABLE: f64 = 0.85;
+
+/// Media bytes in a full datagram over what it weighs on the wire.
+const PAYLOAD: f64 = 0.9;
+
+/// What waits in the bond's queue beyond a frame time's worth is to be gone in this time.
+const DRAIN: Duration = Duration::from_millis(300);
+const FRAME_TIME: f64 = 0.033;
+
+/// The rate rises when there is this much more to be had than is used, by this part each time, so often:
+/// doubled in 2 s.
+const RISE_FROM: f64 = 1.08;
+const RISE: f64 = 1.10;
+const RISE_EVERY: Duration = Duration::from_millis(250);
+
+/// After a fall it rests this long: a path that failed once often fails again.
+const REST: Duration = Duration::from_millis(600);
+
+/// It falls when there is less than this part of it, so that noise of the estimates does not show in
+/// the picture.
+const FALL_FROM: f64 = 0.95;
+
+/// The encoder's rate, as the bond would have it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    rate: f64,
+    not_before: Time,
+}
+
+impl Target {
+    pub fn new() -> Self {
+        Self { rate: 0.0, not_before: Time::ZERO }
+    }
+
+    /// Bits per second of media.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// `carries`: bits per second that the paths carry together now, losses taken off. `queued`: bytes that
+    /// wait for a path.
+    pub fn update(&mut self, carries: f64, queued: u64, now: Time) {
+        let usable = carries * USABLE * PAYLOAD;
+        let waiting = (queued as f64 * 8.0 - usable * FRAME_TIME).max(0.0);
+        let available = (usable - waiting / DRAIN.as_secs_f64()).max(0.0);
+        if available < self.rate * FALL_FROM {
+            self.rate = available;
+            self.not_before = now + REST;
+        } else if self.rate == 0.0 {
+            self.rate = available;
+        } else if available > self.rate * RISE_FROM && now >= self.not_before {
+            self.rate = (self.rate * RISE).min(available);
+            self.not_before = now + RISE_EVERY;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::from_millis(10_000 + millis)
+    }
+
+    #[test]
+    fn falls_at_once_and_rises_slowly() {
+        let mut target = Target::new();
+        target.update(12e6, 0, at(0));
+        let full = target.rate();
+        assert!((8e6..10e6).contains(&full), "{full}");
+        target.update(7e6, 0, at(10));
+        let low = target.rate();
+        assert!(low < 6e6, "{low}");
+        for millis in (20..600).step_by(10) {
+            target.update(12e6, 0, at(millis));
+            assert_eq!(target.rate(), low);
+        }
+        let mut rises = 0;
+        for millis in (600..5_000).step_by(10) {
+            let before = target.rate();
+            target.update(12e6, 0, at(millis));
+            assert!(target.rate() >= before && target.rate() <= before * 1.11);
+            rises += u32::from(target.rate() > before);
+        }
+        assert!(target.rate() > full * 0.9 && rises < 12, "{} after {rises}", target.rate());
+    }
+
+    #[test]
+    fn noise_does_not_show() {
+        let mut target = Target::new();
+        target.update(10e6, 0, at(0));
+        let rate = target.rate();
+        for millis in 1..2_000 {
+            let noise = if millis % 3 == 0 { 0.97 } else { 1.03 };
+            target.update(10e6 * noise, 3_000, at(millis));
+            assert_eq!(target.rate(), rate);
+        }
+    }
+
+    #[test]
+    fn what_waits_is_worked_off() {
+        let mut target = Target::new();
+        target.update(10e6, 0, at(0));
+        target.update(10e6, 150_000, at(10));
+        assert!(target.rate() < 5e6, "{}", target.rate());
+        target.update(0.0, 150_000, at(20));
+        assert_eq!(target.rate(), 0.0);
+    }
+}

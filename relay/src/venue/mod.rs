@@ -1,0 +1,173 @@
+//! The relay at the venue: takes frames from the encoder and sends them over the bond.
+
+mod task;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bond::{SenderConfig, SenderStats};
+use media::catalog::Catalog;
+use media::{Frame, Time, TrackId};
+use serde::Serialize;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use self::task::{Own, SendTask};
+use crate::clock::Clock;
+use crate::control::Hello;
+use crate::uplink::{EdgeAddress, Plan, Uplinks};
+
+/// Events of all uplinks on their way to the bond's task: feedback of 16 uplinks for half a second.
+const EVENT_QUEUE: usize = 1024;
+
+/// Where the venue's frames come from: the drain of the encoder's tap.
+pub struct Frames {
+    /// The next frame and when it was encoded; `None` when there is none now.
+    pub pop: Box<dyn FnMut() -> Option<(Frame, Time)> + Send>,
+    /// Notified after each frame.
+    pub wake: Arc<Notify>,
+}
+
+/// What the bond asks of the encoder. Both are called from the bond's task and must not block.
+#[derive(Clone)]
+pub struct Hooks {
+    /// A keyframe, please.
+    pub keyframe: Arc<dyn Fn() + Send + Sync>,
+    /// The media of all tracks together may have so many bits per second from now on; 0 while no uplink
+    /// carries anything.
+    pub rate: Arc<dyn Fn(u32) + Send + Sync>,
+}
+
+/// What the venue needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whom to call.
+    pub edge: EdgeAddress,
+    /// The path under which viewers find the show.
+    pub broadcast: String,
+    /// The right to publish.
+    pub token: Option<String>,
+    /// Over what.
+    pub uplinks: Plan,
+    /// A frame is worth nothing this long after its capture.
+    pub deadline: Duration,
+}
+
+/// How one uplink is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct UplinkState {
+    /// Its number in the bond, which a later uplink may get when this one is gone for good.
+    pub path: u8,
+    /// What the creator calls it.
+    pub name: String,
+    /// Part of the bond.
+    pub connected: bool,
+    /// What is wrong with it, in words.
+    pub reason: Option<String>,
+    /// The edge said no.
+    pub refused: bool,
+    /// Bytes that went over it, both ways, headers included, over all its connections.
+    pub bytes: u64,
+    /// Of so many that may.
+    pub cap: Option<u64>,
+    /// What it costs; 0 is free.
+    pub price: u32,
+    /// Its cap is used up, and it is used because nothing else works.
+    pub emergency: bool,
+    /// How often its address changed while its connection lived on.
+    pub moves: u64,
+}
+
+/// What the terminal and the report show.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// In the order of their path numbers.
+    pub uplinks: Vec<UplinkState>,
+    /// The bond's own counts.
+    pub bond: SenderStats,
+    /// Frames handed to the bond, by track.
+    pub sent: BTreeMap<TrackId, u64>,
+    /// Bytes of media handed to the bond.
+    pub media_bytes: u64,
+    /// Keyframes that the edge asked for.
+    pub keyframe_requests: u64,
+    /// Bits per second of media that the bond can carry; 0 while it carries none.
+    pub target_rate: u32,
+}
+
+/// The sending side, running.
+pub struct Venue {
+    shared: Arc<Shared>,
+    stop: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    status: Mutex<Status>,
+    notices: Mutex<VecDeque<String>>,
+}
+
+impl Venue {
+    /// Calls the edge over all uplinks and sends whatever `frames` gives. Never fails: an edge that is
+    /// not there is called again and again, and frames that cannot be sent in time are let go.
+    pub fn start(settings: Settings, catalog: Catalog, clock: Clock, frames: Frames, hooks: Hooks) -> Self {
+        let (events, queue) = mpsc::channel(EVENT_QUEUE);
+        let video: Vec<TrackId> = catalog.tracks().iter().filter(|t| t.is_video()).map(|t| t.id).collect();
+        let session = session_id();
+        let uplinks = Uplinks {
+            plan: settings.uplinks,
+            edge: settings.edge.clone(),
+            token: settings.token,
+            hello: Hello {
+                broadcast: settings.broadcast,
+                session: session.to_string(),
+                path: 0,
+                uplink: String::new(),
+                proof: None,
+                catalog,
+                deadline_ms: settings.deadline.as_millis() as u32,
+            },
+            clock,
+            events,
+            new_session: session_id,
+        };
+        tokio::spawn(uplinks.run());
+        let shared = Arc::new(Shared::default());
+        let stop = Arc::new(Notify::new());
+        let config = SenderConfig { deadline: settings.deadline, ..SenderConfig::default() };
+        let own =
+            Own { clock, video, config, session, port: settings.edge.port, hooks, shared: shared.clone() };
+        let task = tokio::spawn(SendTask::new(own).run(frames, queue, stop.clone()));
+        Self { shared, stop, task }
+    }
+
+    /// How it stands, at most 100 ms old.
+    pub fn status(&self) -> Status {
+        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the creator should be told once, oldest first.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.shared.notices.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// Says goodbye to the edge and ends; bounded in time.
+    pub async fn stop(self) {
+        self.stop.notify_one();
+        // The task bounds its own goodbye.
+        let _ = self.task.await;
+    }
+}
+
+/// 128 random bits in hex. Where the system has no random numbers, no TLS would work either; the clock
+/// is good enough to tell sessions apart.
+fn session_id() -> Arc<str> {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut bytes = [0; 16];
+    if SystemRandom::new().fill(&mut bytes).is_err() {
+        bytes[..8].copy_from_slice(&Clock::start().now().as_micros().to_be_bytes());
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}

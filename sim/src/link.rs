@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use media::Time;
 
+use crate::codel::Controller;
 use crate::conditions::{Conditions, Loss, Rate};
 use crate::rng::Rng;
 use crate::trace::{OPPORTUNITY_BYTES, Trace};
@@ -19,6 +20,7 @@ const MAX_PACKETS: usize = 1 << 16;
 pub struct Link<T> {
     conditions: Conditions,
     server: Server,
+    controller: Controller,
     rng: Rng,
     bad_state: bool,
     up: bool,
@@ -29,9 +31,11 @@ pub struct Link<T> {
 }
 
 #[derive(Debug)]
-struct Packet<T> {
-    payload: T,
-    size: usize,
+pub(crate) struct Packet<T> {
+    pub payload: T,
+    pub size: usize,
+    /// For its turn.
+    pub waited: Duration,
     /// When its last bit leaves the queue for the air.
     departs: Time,
     arrives: Time,
@@ -50,6 +54,8 @@ pub struct LinkStats {
     pub delivered_bytes: u64,
     /// Packets that found the queue full.
     pub queue_drops: u64,
+    /// Packets that CoDel dropped, to keep the queue short.
+    pub codel_drops: u64,
     /// Packets lost by chance.
     pub losses: u64,
     /// Packets that vanished in an outage or with the cable.
@@ -72,6 +78,7 @@ impl<T> Link<T> {
         Self {
             conditions,
             server,
+            controller: Controller::default(),
             rng: Rng::new(seed),
             bad_state: false,
             up: true,
@@ -106,6 +113,12 @@ impl<T> Link<T> {
             self.stats.queue_drops += 1;
             return None;
         }
+        if let Some(codel) = self.conditions.codel
+            && self.controller.drops(codel, self.server.mean_rate(), wait, now + wait)
+        {
+            self.stats.codel_drops += 1;
+            return None;
+        }
         let departs = self.server.serve(size, now);
         // What is still in the queue when the light goes out is gone too.
         if self.conditions.dark(departs) {
@@ -128,16 +141,21 @@ impl<T> Link<T> {
         // Nearly always at the end: only reordering lets a packet overtake a few.
         let place =
             self.packets.iter().rposition(|earlier| earlier.arrives <= arrives).map_or(0, |at| at + 1);
-        self.packets.insert(place, Packet { payload, size, departs, arrives });
+        self.packets.insert(place, Packet { payload, size, waited: wait, departs, arrives });
         Some(wait)
     }
 
     /// The next packet that has arrived by now.
     pub fn poll(&mut self, now: Time) -> Option<T> {
+        self.poll_packet(now).map(|packet| packet.payload)
+    }
+
+    /// The same, with what is known of it.
+    pub(crate) fn poll_packet(&mut self, now: Time) -> Option<Packet<T>> {
         let packet = self.packets.pop_front_if(|packet| packet.arrives <= now)?;
         self.stats.delivered += 1;
         self.stats.delivered_bytes += packet.size as u64;
-        Some(packet.payload)
+        Some(packet)
     }
 
     /// When the next packet arrives.
@@ -201,6 +219,14 @@ enum Server {
 }
 
 impl Server {
+    /// Bits per second.
+    fn mean_rate(&self) -> u64 {
+        match self {
+            Server::Fixed { bits_per_second, .. } => *bits_per_second,
+            Server::Trace { trace, .. } => trace.mean_rate(),
+        }
+    }
+
     /// How long a packet that comes now waits for its turn.
     fn wait(&mut self, now: Time) -> Duration {
         match self {

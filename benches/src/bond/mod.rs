@@ -1,6 +1,7 @@
 //! The bond's benchmark: scenarios, simulated over many seeds, with an oracle's figure beside each.
 
 pub mod judge;
+pub mod ledger;
 pub mod media;
 pub mod plan;
 pub mod scenario;
@@ -162,7 +163,8 @@ fn one(scenario: &Scenario, seed: u64, watch: Option<Duration>) {
 }
 
 fn default_traces() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/traces")
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    project.join("../shared/data/traces")
 }
 
 fn command() -> Vec<String> {

@@ -12,7 +12,7 @@ use super::spec::{Spec, load};
 use super::summary::Summary;
 
 /// The scenarios of the table, in its order.
-pub const ROWS: [&str; 12] = [
+pub const ROWS: [&str; 13] = [
     "steady",
     "blackout",
     "blackout-each",
@@ -25,6 +25,7 @@ pub const ROWS: [&str; 12] = [
     "lte-follow",
     "swing",
     "hopeless",
+    "cubic",
 ];
 
 /// How to run it.

@@ -110,13 +110,7 @@ pub(crate) fn encode(frame: &[u8], cut: Cut, parity: usize) -> Vec<Bytes> {
 
 /// Fills the holes of a frame from its parity, of which there were `of` shards. `have` says which data
 /// shards are there. False where that cannot be done.
-pub(crate) fn recover(
-    data: &mut [u8],
-    cut: Cut,
-    have: &[bool],
-    of: usize,
-    parity: &[(usize, Bytes)],
-) -> bool {
+pub(crate) fn recover(data: &mut [u8], cut: Cut, have: &[bool], of: usize, parity: &[(usize, Bytes)]) -> bool {
     let len = even(cut);
     let mut decode = || {
         let mut decoder = ReedSolomonDecoder::new(cut.count, of, len)?;
@@ -177,10 +171,8 @@ mod tests {
     fn golden_parity() {
         let frame: Vec<u8> = (0x00..0x0e).chain(0x10..0x1e).collect();
         let parity = encode(&frame, Cut::checked(28, 2).unwrap(), 2);
-        let hex =
-            |shard: &Bytes| shard.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
-        let golden =
-            ["d1 d0 d3 d2 d5 d4 d7 2b 24 25 26 27 20 21", "c1 c0 c3 c2 c5 c4 c7 3b 34 35 36 37 30 31"];
+        let hex = |shard: &Bytes| shard.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+        let golden = ["d1 d0 d3 d2 d5 d4 d7 2b 24 25 26 27 20 21", "c1 c0 c3 c2 c5 c4 c7 3b 34 35 36 37 30 31"];
         assert_eq!(parity.iter().map(hex).collect::<Vec<_>>(), golden);
     }
 

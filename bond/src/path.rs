@@ -21,6 +21,11 @@ use crate::{ClockEstimate, Cost, MAX_DATAGRAM, PathId, PathState, SenderPathStat
 /// A path is silent when nothing was heard of it for this long, though something should have been,
 const SILENCE: Duration = Duration::from_millis(70);
 
+/// or, where that was a mistake, for this much longer each time, up to the most; forgotten in such steps, too.
+const SILENCE_STEP: Duration = Duration::from_millis(30);
+const MOST_SILENCE: Duration = Duration::from_millis(190);
+const SILENCE_DECAY: Duration = Duration::from_secs(15);
+
 /// and this many datagrams at least are unheard of.
 const SILENT_DATAGRAMS: usize = 3;
 
@@ -61,7 +66,10 @@ const IDLE: Duration = Duration::from_millis(100);
 
 /// A shard of which nothing was heard this much longer than it should have taken is sent on another
 /// path too, where one is free.
-const HEDGE_AFTER: Duration = Duration::from_millis(20);
+const HEDGE_AFTER: Duration = Duration::from_millis(0);
+
+/// News that is so much overdue makes the encoder careful at once, before the path is suspect.
+const DOUBT: Duration = Duration::from_millis(15);
 
 /// A path carries media while the last of it is not older than this.
 const CARRIES: Duration = Duration::from_millis(500);
@@ -82,7 +90,7 @@ pub(crate) const STALL: Duration = Duration::from_millis(30);
 
 /// A path holds at most what it carries in a smoothed round trip and this, and at least four datagrams,
 /// so that a hole swallows little.
-const IN_FLIGHT_SLACK: Duration = Duration::from_millis(60);
+const IN_FLIGHT_SLACK: Duration = Duration::from_millis(40);
 const MIN_IN_FLIGHT: f64 = 4.0 * 1250.0;
 
 /// How late the driver's timers may be without a train of datagrams counting as broken.
@@ -133,6 +141,10 @@ pub(crate) struct Path {
     bytes_sent: u64,
     packets_lost: u64,
     suspected: u64,
+    /// See [`Path::silence`], when it was last changed, and whether the latest suspicion was a mistake.
+    silence: Duration,
+    silence_since: Time,
+    mistaken: bool,
 }
 
 impl Path {
@@ -159,6 +171,9 @@ impl Path {
             bytes_sent: 0,
             packets_lost: 0,
             suspected: 0,
+            silence: SILENCE,
+            silence_since: now,
+            mistaken: false,
         }
     }
 
@@ -185,6 +200,11 @@ impl Path {
         if self.active() { self.estimate.rate() * (1.0 - self.estimate.loss()) } else { 0.0 }
     }
 
+    /// What of it can be counted on now: nothing while news is overdue.
+    pub fn dependable_rate(&self, now: Time) -> f64 {
+        if self.overdue(now).is_some_and(|by| by >= DOUBT) { 0.0 } else { self.usable_rate() }
+    }
+
     /// Smoothed delay by the two clocks as they are, in microseconds.
     pub fn owd(&self) -> Option<f64> {
         self.estimate.owd()
@@ -198,7 +218,7 @@ impl Path {
         let loss = self.estimate.loss().min(0.9);
         let repair = loss / (1.0 - loss) * (round_trip.as_micros() as f64 + REPAIR_DELAY);
         let overdue = self.overdue(now).map_or(0.0, |by| (by + OVERDUE_PROBE).as_micros() as f64);
-        let least = self.estimate.least_rtt().unwrap_or(round_trip);
+        let least = self.estimate.round_trip().unwrap_or(round_trip);
         let limit = ((least + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
         let above = self.flight.in_flight() as f64 - limit;
         let mut wait = self.leaves.saturating_since(now).as_micros() as f64;
@@ -218,6 +238,11 @@ impl Path {
             Cost::Priced(price) => PRICE_STEP.as_micros() as f64 * f64::from(price.min(PRICE_STEPS)),
             Cost::LastResort => LAST_RESORT.as_micros() as f64,
         }
+    }
+
+    /// Whether more waits than the paths seem to carry in time.
+    pub fn push(&mut self, pushing: bool) {
+        self.estimate.push(pushing);
     }
 
     /// Says what it costs from now on.
@@ -289,13 +314,7 @@ impl Path {
         self.probes = self.probes.saturating_add(1);
         let idle = self.last_media.is_none_or(|last| last + IDLE <= now);
         let rested = self.train_at + LATER_TRAIN_EVERY <= now;
-        if self.train_left == 0
-            && self.active()
-            && self.cost != Cost::LastResort
-            && idle
-            && rested
-            && self.estimate.wants_train()
-        {
+        if self.train_left == 0 && self.active() && self.cost != Cost::LastResort && idle && rested && self.estimate.wants_train() {
             self.estimate.train_begins();
             (self.train_left, self.train_at) = (LATER_TRAIN, now);
             self.train_gap = train_gap(2.0 * self.estimate.rate());
@@ -311,6 +330,10 @@ impl Path {
     /// Takes feedback on this path. `alone`: no path carries media now.
     pub fn told(&mut self, entry: &FeedbackEntry, alone: bool, now: Time) -> News {
         let told = self.flight.told(entry, now);
+        if told.mistakes > 0 && self.suspected > 0 && !self.active() {
+            // What was given up arrives: it only held its breath.
+            self.wait_longer(now);
+        }
         self.estimate.count(told.packets, 0);
         if let Some(sent) = told.progress {
             self.heard = Some(now);
@@ -318,6 +341,19 @@ impl Path {
             self.sign_of_life(alone, now);
         }
         News { arrived: told.arrived, packets: told.packets, lost: self.find_lost(now) }
+    }
+
+    fn wait_longer(&mut self, now: Time) {
+        if !std::mem::replace(&mut self.mistaken, true) {
+            self.silence = (self.silence + SILENCE_STEP).min(MOST_SILENCE);
+            self.silence_since = now;
+        }
+    }
+
+    /// The silence that makes it suspect: longer on a path that has been suspected wrongly.
+    fn silence(&self, now: Time) -> Duration {
+        let steps = now.saturating_since(self.silence_since).as_micros() / SILENCE_DECAY.as_micros();
+        self.silence.saturating_sub(SILENCE_STEP * steps as u32).max(SILENCE)
     }
 
     fn sign_of_life(&mut self, alone: bool, now: Time) {
@@ -377,8 +413,9 @@ impl Path {
             PathState::Probing => (self.suspected > 0).then(|| self.state_since + PROBING_SILENCE),
             PathState::Active => {
                 let (oldest, third) = self.flight.unheard(SILENT_DATAGRAMS)?;
-                let since_sent = (oldest + SILENCE).max(third? + self.timeout());
-                let since_heard = self.heard? + SILENCE;
+                let silence = self.silence(self.heard?);
+                let since_sent = (oldest + silence).max(third? + self.timeout());
+                let since_heard = self.heard? + silence;
                 Some(since_sent.max(since_heard).max(self.grace_until) + more)
             }
         }
@@ -391,6 +428,8 @@ impl Path {
         }
         if self.active() {
             self.suspected += 1;
+            self.silence = self.silence(now);
+            (self.silence_since, self.mistaken) = (now, false);
         }
         self.enter(PathState::Suspect, now);
         self.flight.give_up()

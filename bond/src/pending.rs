@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use media::{Frame, FrameId, Time, TrackId};
 
+use crate::{Class, PathId};
 use crate::estimate::PACKET_OVERHEAD;
 use crate::fec;
 use crate::lanes;
 use crate::scheduler::{Rank, ShardId, Waiting};
 use crate::shard::Cut;
 use crate::wire::{self, Shard, Stamp};
-use crate::{Class, PathId};
 
 /// The most bytes of frames that the sender holds: above 5 s of 12 Mb/s. Deadlines keep it far below;
 /// this is against a driver that pushes without end. The oldest frames of the least class go first.

@@ -55,6 +55,8 @@ pub(crate) struct Sent {
 pub(crate) struct Told {
     /// Shards that arrived.
     pub arrived: Vec<ShardId>,
+    /// Datagrams that arrived though they were called lost.
+    pub mistakes: u32,
     /// Datagrams that arrived and were not counted as lost before: what the loss ratio counts.
     pub packets: u32,
     /// The highest datagram, where it is higher than any before.
@@ -125,17 +127,7 @@ impl Flight {
     pub fn sent(&mut self, shard: Option<ShardId>, bytes: u64, train: u64, now: Time) -> Option<ShardId> {
         let alone = self.last_train != Some(train);
         self.last_train = Some(train);
-        let sent = Sent {
-            shard,
-            bytes,
-            sent_before: self.sent_bytes,
-            at: now,
-            train,
-            alone,
-            lost: false,
-            counted: false,
-            hedged: false,
-        };
+        let sent = Sent { shard, bytes, sent_before: self.sent_bytes, at: now, train, alone, lost: false, counted: false, hedged: false };
         self.sent_bytes += bytes;
         self.in_flight += bytes;
         self.records.insert(self.next_seq, sent);
@@ -176,6 +168,7 @@ impl Flight {
             told.arrived.extend(sent.shard);
             told.packets += u32::from(!sent.counted);
             if sent.lost {
+                told.mistakes += 1;
                 self.patience = (self.patience + 1).min(MAX_PATIENCE);
                 self.patience_since = now;
             } else {

@@ -15,8 +15,9 @@ use crate::{Class, Cost, PathId};
 /// early; less would leave the path idle when the driver's timers are a little late.
 pub(crate) const HOLD: Duration = Duration::from_millis(4);
 
-/// How many shards ahead the plan looks. At 64 of 1150 bytes and 10 Mb/s that is 60 ms.
-const LOOK_AHEAD: usize = 64;
+/// How many shards ahead the plan looks. At 256 of 1150 bytes and 7 Mb/s that is 340 ms: as far as any path
+/// may be behind the others and still be of use.
+const LOOK_AHEAD: usize = 256;
 
 /// One shard's name at the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,14 +150,7 @@ mod tests {
     /// A path with this delay, backlog (ms) and rate (Mb/s).
     fn lane(path: u8, delay: f64, wait: f64, rate: f64) -> Lane {
         let free = wait <= HOLD.as_millis() as f64;
-        Lane {
-            path: PathId(path),
-            delay: delay * 1e3,
-            wait: wait * 1e3,
-            per_byte: 8.0 / rate,
-            free,
-            cost: Cost::Free,
-        }
+        Lane { path: PathId(path), delay: delay * 1e3, wait: wait * 1e3, per_byte: 8.0 / rate, free, cost: Cost::Free }
     }
 
     #[test]

@@ -14,6 +14,15 @@ const USABLE: f64 = 0.85;
 /// Media bytes in a full datagram over what it weighs on the wire.
 const PAYLOAD: f64 = 0.9;
 
+/// The loss of the best path is noticed within this, and what it held must be brought by the others within
+/// that: together with their delay, that is the usual deadline of 400 ms.
+const NOTICE: Duration = Duration::from_millis(130);
+const RECOVER: Duration = Duration::from_millis(200);
+
+/// But no path is so doubtful that less than this part of all is used: a creator with one good uplink wants
+/// to be seen well.
+const ALONE: f64 = 0.5;
+
 /// What waits in the bond's queue beyond a frame time's worth is to be gone in this time.
 const DRAIN: Duration = Duration::from_millis(300);
 const FRAME_TIME: f64 = 0.033;
@@ -48,10 +57,15 @@ impl Target {
         self.rate
     }
 
-    /// `carries`: bits per second that the paths carry together now, losses taken off. `queued`: bytes that
-    /// wait for a path.
-    pub fn update(&mut self, carries: f64, queued: u64, now: Time) {
-        let usable = carries * USABLE * PAYLOAD;
+    /// `carries`: bits per second that the paths carry together now, losses taken off. `best`: those of the
+    /// path that carries most. `queued`: bytes that wait for a path.
+    pub fn update(&mut self, carries: f64, best: f64, queued: u64, now: Time) {
+        // If the best path fell silent now: what it holds until that is noticed, and what comes while the
+        // encoder follows, must find room on the others within the deadline.
+        let others = carries - best;
+        let held = best / carries.max(1.0) * NOTICE.as_secs_f64() + FRAME_TIME;
+        let survivable = others * RECOVER.as_secs_f64() / held;
+        let usable = (carries * USABLE).min(survivable.max(carries * ALONE)) * PAYLOAD;
         let waiting = (queued as f64 * 8.0 - usable * FRAME_TIME).max(0.0);
         let available = (usable - waiting / DRAIN.as_secs_f64()).max(0.0);
         if available < self.rate * FALL_FROM {
@@ -77,20 +91,20 @@ mod tests {
     #[test]
     fn falls_at_once_and_rises_slowly() {
         let mut target = Target::new();
-        target.update(12e6, 0, at(0));
+        target.update(12e6, 4e6, 0, at(0));
         let full = target.rate();
         assert!((8e6..10e6).contains(&full), "{full}");
-        target.update(7e6, 0, at(10));
+        target.update(7e6, 4e6, 0, at(10));
         let low = target.rate();
         assert!(low < 6e6, "{low}");
         for millis in (20..600).step_by(10) {
-            target.update(12e6, 0, at(millis));
+            target.update(12e6, 4e6, 0, at(millis));
             assert_eq!(target.rate(), low);
         }
         let mut rises = 0;
         for millis in (600..5_000).step_by(10) {
             let before = target.rate();
-            target.update(12e6, 0, at(millis));
+            target.update(12e6, 4e6, 0, at(millis));
             assert!(target.rate() >= before && target.rate() <= before * 1.11);
             rises += u32::from(target.rate() > before);
         }
@@ -100,11 +114,11 @@ mod tests {
     #[test]
     fn noise_does_not_show() {
         let mut target = Target::new();
-        target.update(10e6, 0, at(0));
+        target.update(10e6, 4e6, 0, at(0));
         let rate = target.rate();
         for millis in 1..2_000 {
             let noise = if millis % 3 == 0 { 0.97 } else { 1.03 };
-            target.update(10e6 * noise, 3_000, at(millis));
+            target.update(10e6 * noise, 4e6, 3_000, at(millis));
             assert_eq!(target.rate(), rate);
         }
     }
@@ -112,10 +126,10 @@ mod tests {
     #[test]
     fn what_waits_is_worked_off() {
         let mut target = Target::new();
-        target.update(10e6, 0, at(0));
-        target.update(10e6, 150_000, at(10));
+        target.update(10e6, 4e6, 0, at(0));
+        target.update(10e6, 4e6, 150_000, at(10));
         assert!(target.rate() < 5e6, "{}", target.rate());
-        target.update(0.0, 150_000, at(20));
+        target.update(0.0, 4e6, 150_000, at(20));
         assert_eq!(target.rate(), 0.0);
     }
 }

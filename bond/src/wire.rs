@@ -265,11 +265,7 @@ pub(crate) fn parse_packet(data: &[u8]) -> Result<Packet<'_>, WireError> {
     match kind {
         KIND_ACK => {
             let next = number(&mut input)?;
-            if input.is_empty() {
-                Ok(Packet::Ack(stamp, next))
-            } else {
-                Err(WireError::Trailing(input.len()))
-            }
+            if input.is_empty() { Ok(Packet::Ack(stamp, next)) } else { Err(WireError::Trailing(input.len())) }
         }
         KIND_PROBE if input.iter().all(|&padding| padding == 0) => Ok(Packet::Probe(stamp)),
         KIND_PROBE => Err(WireError::Field("padding")),

@@ -59,10 +59,7 @@ fn take(queue: &mut VecDeque<(PathId, Bytes)>, rng: &mut Rng) -> Option<(PathId,
 fn random_operations_do_no_harm() {
     seeds(|seed| {
         let mut rng = Rng::new(seed);
-        let mut sender = Sender::new(SenderConfig {
-            deadline: Duration::from_millis(150 + rng.below(700)),
-            ..Default::default()
-        });
+        let mut sender = Sender::new(SenderConfig { deadline: Duration::from_millis(150 + rng.below(700)), ..Default::default() });
         let mut receiver =
             Receiver::new(ReceiverConfig { deadline: Duration::from_millis(150 + rng.below(700)) });
         let mut mess = Mess::default();

@@ -48,10 +48,6 @@ impl Estimate {
         self.delay.srtt().map(|srtt| Duration::from_micros(srtt as u64))
     }
 
-    pub fn least_rtt(&self) -> Option<Duration> {
-        self.delay.least_rtt().map(|rtt| Duration::from_micros(rtt as u64))
-    }
-
     /// What the path carries.
     pub fn rate(&self) -> f64 {
         self.rate.rate()
@@ -60,6 +56,12 @@ impl Estimate {
     /// What to send: the rate, less what lets a standing queue drain.
     pub fn pace(&self) -> f64 {
         self.rate.pace()
+    }
+
+    /// The round trip that sending must cover: without a queue, unless the queue is somebody else's.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let micros = if self.rate.shared() { self.delay.srtt() } else { self.delay.least_rtt() };
+        micros.map(|micros| Duration::from_micros(micros as u64))
     }
 
     pub fn loss(&self) -> f64 {
@@ -97,6 +99,11 @@ impl Estimate {
             loss: self.loss,
         };
         self.rate.arrival(arrival, now);
+    }
+
+    /// Whether more waits than the paths seem to carry in time.
+    pub fn push(&mut self, pushing: bool) {
+        self.rate.push(pushing);
     }
 
     /// Whether any rate was ever seen.

@@ -53,6 +53,9 @@ const GAIN: f64 = 1.06;
 const RECOVER_GAIN: f64 = 1.25;
 const FIRST_GAIN: f64 = 1.25;
 
+/// A rate is disproved only by more going in than coming out.
+const PUSHED: f64 = 1.02;
+
 /// A first train that comes in slower than this part of how it went out has found the rate.
 const FOUND: f64 = 0.85;
 
@@ -62,8 +65,12 @@ const FREE_QUEUE: f64 = 8_000.0;
 const HALF_QUEUE: f64 = 75_000.0;
 const LEAST_PACE: f64 = 0.6;
 
+/// While more waits than the paths seem to carry, one without a queue is sent this much more than its rate:
+/// frames that wait here are late for sure.
+const PUSH: f64 = 1.25;
+
 /// A queue that was not seen empty for this long is emptied on purpose,
-const EMPTY_EVERY: Duration = Duration::from_millis(1_000);
+const EMPTY_EVERY: Duration = Duration::from_millis(500);
 
 /// by this part of the rate, for at least this long or three times the queue,
 const EMPTYING_PACE: f64 = 0.6;
@@ -73,9 +80,16 @@ const EMPTYING: Duration = Duration::from_millis(120);
 const NOT_OURS: f64 = 0.6;
 
 /// Beside somebody else's queue: more than what came out each round trip, less at a loss,
-const SHARE_GAIN: f64 = 1.05;
-const SHARE_CUT: f64 = 0.8;
+const SHARE_STEP: f64 = 4.0 * 1250.0;
+const SHARE_MOST: f64 = 1.15;
+const SHARE_CUT: f64 = 0.85;
 const LEAST_ROUND: Duration = Duration::from_millis(50);
+
+/// beginning from this part of what it was before the queue,
+const SHARE_RETURN: f64 = 0.7;
+
+/// when so much of the round was sent at the path's rate,
+const PRESSED: f64 = 0.7;
 
 /// and after this long another try to empty it, for it may be ours by now.
 const THEIRS: Duration = Duration::from_secs(3);
@@ -126,6 +140,8 @@ pub(crate) struct Rate {
     proven: f64,
     proven_since: Time,
     credit: f64,
+    /// Bytes of this round that were sent as fast as the pace allowed.
+    pressed: u64,
     last: Option<Arrival>,
     /// Arrivals within [`MEASURE`] while the queue stands.
     standing: VecDeque<Arrival>,
@@ -133,7 +149,9 @@ pub(crate) struct Rate {
     recent: VecDeque<Arrival>,
     queue: Queue,
     empty_at: Time,
+    rate_when_empty: f64,
     queueing: f64,
+    pushing: bool,
 }
 
 impl Rate {
@@ -144,12 +162,15 @@ impl Rate {
             proven: 0.0,
             proven_since: now,
             credit: 0.0,
+            pressed: 0,
             last: None,
             standing: VecDeque::new(),
             recent: VecDeque::new(),
             queue: Queue::Ours,
             empty_at: now,
+            rate_when_empty: 0.0,
             queueing: 0.0,
+            pushing: false,
         }
     }
 
@@ -158,14 +179,25 @@ impl Rate {
         self.rate
     }
 
+    /// Whether more waits than the paths seem to carry in time.
+    pub fn push(&mut self, pushing: bool) {
+        self.pushing = pushing;
+    }
+
     /// Bits per second to send now.
     pub fn pace(&self) -> f64 {
         let part = match self.queue {
+            Queue::Ours if self.pushing && self.queueing < FREE_QUEUE => PUSH,
             Queue::Ours => 1.0 - (self.queueing - FREE_QUEUE).max(0.0) / (2.0 * HALF_QUEUE),
             Queue::Emptying { .. } => EMPTYING_PACE,
             Queue::Theirs { .. } => 1.0,
         };
         self.rate * part.max(LEAST_PACE)
+    }
+
+    /// Whether somebody else keeps a queue on this path.
+    pub fn shared(&self) -> bool {
+        matches!(self.queue, Queue::Theirs { .. })
     }
 
     /// Whether anything was ever measured.
@@ -200,6 +232,9 @@ impl Rate {
         }
         let paced = self.paced(&arrival);
         if let Queue::Theirs { .. } = self.queue {
+            if arrival.queueing < arrival.noise {
+                self.prove(&arrival, paced);
+            }
             self.share(&arrival, paced, now);
         } else if let Some((measured, span)) = measure(&self.standing, LEAST_STANDING) {
             self.measured(measured, span);
@@ -262,6 +297,10 @@ impl Rate {
         let sure = (span.as_secs_f64() / SURE.as_secs_f64()).min(1.0);
         let weight = if self.first && sure >= 0.5 { 1.0 } else { MEASURE_WEIGHT * sure };
         self.first &= sure < 0.5;
+        // What comes out as it goes in, though it yields to a queue that stands, is no measure of the path.
+        if measured < self.rate && sending(&self.standing).is_some_and(|sending| sending < measured * PUSHED) {
+            return;
+        }
         self.rate = (self.rate + (measured - self.rate) * weight).clamp(MIN_RATE, MAX_RATE);
         self.proven = self.proven.max(measured.min(MAX_RATE));
         self.credit = 0.0;
@@ -277,7 +316,7 @@ impl Rate {
             self.credit -= self.rate * proof;
             let far_below = self.rate < self.proven * 0.5;
             self.proven = self.proven.max(self.rate);
-            let gain = if self.first {
+            let gain = if self.first || self.pushing {
                 FIRST_GAIN
             } else if far_below {
                 RECOVER_GAIN
@@ -292,7 +331,11 @@ impl Rate {
     fn whose(&mut self, arrival: &Arrival, now: Time) {
         if arrival.queueing < arrival.noise {
             self.empty_at = now;
-            self.queue = Queue::Ours;
+            self.rate_when_empty = self.rate;
+            // Whose it is when somebody else was here shows only when we yield.
+            if let Queue::Emptying { .. } = self.queue {
+                self.queue = Queue::Ours;
+            }
             return;
         }
         match self.queue {
@@ -301,6 +344,8 @@ impl Rate {
             Queue::Emptying { from, until } if now >= until => {
                 self.empty_at = now;
                 self.queue = if arrival.queueing > from * NOT_OURS {
+                    // Yielding was a mistake.
+                    self.rate = self.rate.max(self.rate_when_empty * SHARE_RETURN);
                     Queue::Theirs { since: now, round: now, lost: false }
                 } else {
                     Queue::Ours
@@ -316,19 +361,20 @@ impl Rate {
     }
 
     fn share(&mut self, arrival: &Arrival, paced: u64, now: Time) {
-        self.credit += paced as f64;
+        self.pressed += paced;
         let Queue::Theirs { since, round, lost } = self.queue else { return };
         if now < round + Duration::from_micros(arrival.srtt as u64).max(LEAST_ROUND) {
             return;
         }
         let Some((measured, _)) = measure(&self.recent, LEAST_MEASURE) else { return };
         // Without pressure of ours what comes out is only what we put in.
-        let pressed = self.credit > 0.0;
-        self.credit = 0.0;
+        let most = self.rate * now.saturating_since(round).as_secs_f64();
+        let pressed = std::mem::take(&mut self.pressed) as f64 * 8.0 >= most * PRESSED;
         if lost {
-            self.rate = (self.rate * SHARE_CUT).max(MIN_RATE);
+            self.rate *= SHARE_CUT;
         } else if pressed {
-            self.rate = self.rate.min(measured) * SHARE_GAIN;
+            let step = SHARE_STEP * 8.0 / Duration::from_micros(arrival.srtt as u64).max(LEAST_ROUND).as_secs_f64();
+            self.rate = (self.rate + step).min(measured * SHARE_MOST);
         }
         self.rate = self.rate.clamp(MIN_RATE, MAX_RATE);
         self.queue = Queue::Theirs { since, round: now, lost: false };
@@ -348,8 +394,7 @@ fn keep(window: &mut VecDeque<Arrival>, arrival: Arrival) {
 fn sending(window: &VecDeque<Arrival>) -> Option<f64> {
     let (first, last) = (window.front()?, window.back()?);
     let span = last.sent_at.saturating_since(first.sent_at);
-    (!span.is_zero())
-        .then(|| last.sent_before.saturating_sub(first.sent_before) as f64 * 8.0 / span.as_secs_f64())
+    (!span.is_zero()).then(|| last.sent_before.saturating_sub(first.sent_before) as f64 * 8.0 / span.as_secs_f64())
 }
 
 /// Bits per second over a window, where it is long enough to tell.

@@ -19,11 +19,14 @@ use crate::{Transmit, WireError};
 
 mod transmit;
 
+/// When what waits would take the paths longer than this, they are pushed.
+const PUSH_FROM: Duration = Duration::from_millis(60);
+
 /// Parity that could not be sent within this comes later than a repair would.
 const PARITY_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Copies for safety that wait for a second path; above this the oldest is forgotten, it is only a copy.
-const MAX_COPIES: usize = 64;
+const MAX_COPIES: usize = 256;
 
 /// Events that the driver did not take; above this the oldest is forgotten, the counters know.
 const MAX_EVENTS: usize = 256;
@@ -267,9 +270,12 @@ impl Sender {
         // What is a last resort is nothing to count on, unless there is nothing else.
         let least = self.paths.values().filter(|path| path.active()).map(Path::cost).min();
         let counts = |path: &&Path| path.cost() != Cost::LastResort || least == Some(Cost::LastResort);
-        let carries = self.paths.values().filter(counts).map(Path::usable_rate).sum();
+        let rates = || self.paths.values().filter(counts).map(|path| path.dependable_rate(now));
+        let (carries, best): (f64, f64) = (rates().sum(), rates().fold(0.0, f64::max));
+        let pushing = self.queue.live_bytes() as f64 * 8.0 > carries * PUSH_FROM.as_secs_f64();
+        self.paths.values_mut().for_each(|path| path.push(pushing));
         self.budget.refill(carries, now);
-        self.target.update(carries, self.queue.live_bytes(), now);
+        self.target.update(carries, best, self.queue.live_bytes(), now);
     }
 
     /// Asks for copies of what is overdue.

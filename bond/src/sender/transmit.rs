@@ -104,8 +104,9 @@ impl Sender {
                 }
                 // Not where most of its frame went: that path's bad moment would take both.
                 let main = self.pending.main_path(shard);
-                let fits =
-                    |lane: &Lane| lane.free && lane.cost != Cost::LastResort && Some(lane.path) != main;
+                let fits = |lane: &Lane| {
+                    lane.free && lane.cost != Cost::LastResort && Some(lane.path) != main
+                };
                 let others = self.lanes(now).into_iter().filter(fits);
                 let Some(other) = others.min_by(|a, b| a.arrival(bytes).total_cmp(&b.arrival(bytes))) else {
                     self.replan_at(now + REPLAN);

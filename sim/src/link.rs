@@ -6,7 +6,7 @@ use std::time::Duration;
 use media::Time;
 
 use crate::codel::Controller;
-use crate::conditions::{Conditions, Loss, Rate};
+use crate::conditions::{Conditions, Loss, Outage, Rate};
 use crate::rng::Rng;
 use crate::trace::{OPPORTUNITY_BYTES, Trace};
 
@@ -88,11 +88,16 @@ impl<T> Link<T> {
         }
     }
 
-    /// Starts a recorded rate at this time; without this it starts at the first packet.
+    /// Starts a recorded rate at this time, or starts it anew; without this it starts at the first packet.
     pub fn begin(&mut self, at: Time) {
-        if let Server::Trace { start, .. } = &mut self.server {
-            *start = Some(at);
+        if let Server::Trace { start, next, left, .. } = &mut self.server {
+            (*start, *next, *left) = (Some(at), 0, OPPORTUNITY_BYTES);
         }
+    }
+
+    /// Plans other blackouts than before, from now on.
+    pub fn set_outages(&mut self, outages: Vec<Outage>) {
+        self.conditions.outages = outages;
     }
 
     /// Puts a packet in. `size` is what it weighs on the link, in bytes, headers and all. Returns how long
@@ -275,7 +280,6 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Outage;
 
     const START: Time = Time::from_millis(1_000_000);
 
@@ -380,6 +384,19 @@ mod tests {
         assert!(link.is_up(at(14)) && !link.is_up(at(15)) && link.is_up(at(40)));
         assert_eq!(drain(&mut link), [(15, 0), (55, 3)]);
         assert_eq!(link.stats().outage_drops, 2);
+    }
+
+    #[test]
+    fn a_day_can_begin_while_packets_pass() {
+        let trace: Trace = "10\n20\n".parse().unwrap();
+        let mut link = Link::new(Conditions { rate: Rate::Trace(trace), ..Conditions::default() }, 0);
+        link.send(0, 1500, at(0));
+        link.begin(at(105));
+        link.set_outages(vec![Outage { from: at(120), until: at(130) }]);
+        link.send(1, 1500, at(106)); // leaves at 115
+        link.send(2, 1500, at(106)); // would leave at 125
+        link.send(3, 1500, at(130)); // leaves at 135
+        assert_eq!(drain(&mut link), [(10, 0), (115, 1), (135, 3)]);
     }
 
     #[test]

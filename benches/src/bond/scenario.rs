@@ -170,6 +170,16 @@ impl Scenario {
         self.follow
     }
 
+    /// Whether it can be run with real sockets, where each uplink has an emulator of its own.
+    pub fn check_real(&self) -> anyhow::Result<()> {
+        let flag = match (self.shared.is_empty(), self.rivals.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, _) => "share",
+            (_, false) => "cubic",
+        };
+        bail!("--{flag} is simulated only: add --simulate")
+    }
+
     /// The same without an uplink (from 0): it is never there.
     pub fn without(&self, uplink: usize) -> anyhow::Result<Self> {
         if uplink >= self.lines.len() || self.lines.len() < 2 {

@@ -266,14 +266,12 @@ impl Summary {
                 f.video_mbps, ratio,
             );
         }
-        let _ = write!(
-            text,
-            "\n  price   wire/media {:.3}, redundancy {:.2} % (worst run {:.2} %), goodput {:.3} of the capacity",
-            f.wire_over_media,
-            100.0 * f.redundancy,
-            100.0 * f.redundancy_max,
-            f.goodput,
-        );
+        let _ = write!(text, "\n  price   wire/media {:.3}, ", f.wire_over_media);
+        if f.redundancy.is_finite() {
+            let (mean, worst) = (100.0 * f.redundancy, 100.0 * f.redundancy_max);
+            let _ = write!(text, "redundancy {mean:.2} % (worst run {worst:.2} %), ");
+        }
+        let _ = write!(text, "goodput {:.3} of the capacity", f.goodput);
         let all: u64 = self.lines.iter().map(|line| line.sent).sum();
         for (number, line) in self.lines.iter().enumerate() {
             let wait = |of_all| millis(part(&line.queueing, of_all));

@@ -153,7 +153,7 @@ pub struct UplinkOutcome {
 }
 
 /// What came of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Video frames.
     pub video: Kind,

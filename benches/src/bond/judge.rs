@@ -28,6 +28,8 @@ pub struct Must {
     pub goodput: Option<f64>,
     /// Video in time at least this part of what the oracle sustains.
     pub follow: Option<f64>,
+    /// At least this part of the contested uplink for each, us and the other.
+    pub share: Option<f64>,
     /// Not worse than without this uplink, from 1.
     pub without: Option<usize>,
 }
@@ -90,6 +92,11 @@ impl Must {
                 ratio >= least,
                 format!("bitrate {ratio:.3} of the oracle's (at least {least})"),
             ));
+        }
+        if let Some(least) = self.share {
+            let (ours, theirs) = f.shares.unwrap_or((0.0, 0.0));
+            let text = format!("we have {ours:.2} and Cubic {theirs:.2} of the uplink (at least {least})");
+            verdicts.push(verdict(ours >= least && theirs >= least, text));
         }
         if let (Some(_), Some(without)) = (self.without, without) {
             verdicts.push(never_worse(f, without));

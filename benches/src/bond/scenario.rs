@@ -3,21 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use sim::{Conditions, Loss, Outage, Rate, Rng, Swing, Trace, Way};
+use anyhow::{Context, anyhow, bail};
+use sim::{CoDel, Conditions, Loss, Outage, Rate, Rng, Swing, Trace, Way};
 
 use super::judge::Must;
 use super::media::{Media, video_rate_for};
-use super::plan::{Follow, Plan, START, Uplink};
+use super::plan::{Follow, Plan, START, Shared, Uplink};
 use super::spec::{Spec, named, spread_out};
 use super::text::{self, Cut};
-use super::world::HAS_FEC;
 
 /// With traces, which are one way only, feedback comes back at this rate. Bits per second.
 const FEEDBACK_RATE: u64 = 5_000_000;
 
 /// The longest show of a made-up trace is not repeated.
 const MOBILE_SECONDS: std::ops::RangeInclusive<u64> = 60..=600;
+
+/// Quartz clocks: two of them drift apart by up to this, parts per million.
+const DRIFT_PPM: f64 = 50.0;
+
+/// No clock is worse, parts per million.
+const MOST_DRIFT_PPM: f64 = 10_000.0;
 
 /// How fast an uplink is.
 #[derive(Clone, Debug)]
@@ -38,7 +43,23 @@ struct Line {
     swing: Option<Swing>,
     jitter: Duration,
     queue: Duration,
+    codel: Option<CoDel>,
     loss: Loss,
+}
+
+impl Line {
+    fn conditions(&self, rate: Rate) -> Conditions {
+        Conditions {
+            rate,
+            delay: self.delay,
+            swing: self.swing,
+            jitter: self.jitter,
+            queue: self.queue,
+            codel: self.codel,
+            loss: self.loss,
+            ..Conditions::default()
+        }
+    }
 }
 
 /// Conditions, media, outages, and what must come of it.
@@ -59,6 +80,9 @@ pub struct Scenario {
     /// `None`: at random.
     trace_start: Option<Duration>,
     follow: Option<Follow>,
+    shared: Vec<Shared>,
+    rivals: Vec<usize>,
+    drift_ppm: u64,
     deadline: Duration,
     fec: bool,
     without: Option<usize>,
@@ -70,9 +94,30 @@ impl Scenario {
         let lines = lines(spec, traces)?;
         let (media, video_part) = media(spec)?;
         let cuts: Vec<Cut> = named("cut", spec.cut.iter().map(|cut| text::cut(cut)).collect())?;
-        if let Some(uplink) = cuts.iter().filter_map(|cut| cut.uplink).find(|&uplink| uplink >= lines.len()) {
-            bail!("--cut cannot be used: there is no uplink {}, there are {}", uplink + 1, lines.len());
+        let known = |flag: &str, uplink: usize| match lines.get(uplink) {
+            Some(_) => Ok(uplink),
+            None => Err(anyhow!(
+                "--{flag} cannot be used: there is no uplink {}, there are {}",
+                uplink + 1,
+                lines.len()
+            )),
+        };
+        for cut in &cuts {
+            cut.uplink.map(|uplink| known("cut", uplink)).transpose()?;
         }
+        let mut shared = Vec::new();
+        if let Some(share) = &spec.share {
+            let (uplinks, rate) = named("share", text::share(share))?;
+            uplinks.iter().try_for_each(|&uplink| known("share", uplink).map(drop))?;
+            let conditions = Conditions { rate: Rate::Fixed(rate), ..Conditions::default() };
+            shared.push(Shared { uplinks, conditions });
+        }
+        let mut rivals = Vec::new();
+        if let Some(uplink) = &spec.cubic {
+            let uplink = named("cubic", text::number(uplink))? as usize;
+            rivals.push(known("cubic", uplink.wrapping_sub(1))?);
+        }
+        let drift = named("drift", spec.drift.as_deref().map_or(Ok(DRIFT_PPM), text::number))?;
         let trace_start = match spec.trace_start.as_deref() {
             None | Some("random") => None,
             Some(at) => Some(named("trace-start", text::seconds(at))?),
@@ -90,9 +135,6 @@ impl Scenario {
             bail!("--deadline cannot be used: 0 ms leave no time for anything");
         }
         let fec = named("fec", spec.fec.as_deref().map_or(Ok(true), text::switch))?;
-        if !fec && !HAS_FEC {
-            bail!("--fec off cannot be used: this version of the bond has no parity to switch off");
-        }
         Ok(Self {
             name: name.to_owned(),
             about: spec.about.clone().unwrap_or_default(),
@@ -104,6 +146,9 @@ impl Scenario {
             spread: named("spread", spec.spread.as_deref().map_or(Ok(Duration::ZERO), text::seconds))?,
             trace_start,
             follow,
+            shared,
+            rivals,
+            drift_ppm: drift.min(MOST_DRIFT_PPM) as u64,
             deadline,
             fec,
             without: None,
@@ -123,6 +168,16 @@ impl Scenario {
     /// Whether the encoder follows.
     pub fn follow(&self) -> Option<Follow> {
         self.follow
+    }
+
+    /// Whether it can be run with real sockets, where each uplink has an emulator of its own.
+    pub fn check_real(&self) -> anyhow::Result<()> {
+        let flag = match (self.shared.is_empty(), self.rivals.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, _) => "share",
+            (_, false) => "cubic",
+        };
+        bail!("--{flag} is simulated only: add --simulate")
     }
 
     /// The same without an uplink (from 0): it is never there.
@@ -171,6 +226,9 @@ impl Scenario {
             deadline: self.deadline,
             first,
             follow: self.follow,
+            shared: self.shared.clone(),
+            rivals: self.rivals.clone(),
+            drift_ppm: self.drift_ppm,
             fec: self.fec,
             ..Plan::new(uplinks, self.media)
         };
@@ -202,15 +260,7 @@ impl Scenario {
             Rate::Fixed(_) => rate.clone(),
             Rate::Trace(_) => Rate::Fixed(FEEDBACK_RATE),
         };
-        let up = Conditions {
-            rate,
-            delay: line.delay,
-            swing: line.swing,
-            jitter: line.jitter,
-            queue: line.queue,
-            loss: line.loss,
-            ..Conditions::default()
-        };
+        let up = line.conditions(rate);
         Uplink { down: Conditions { rate: back, ..up.clone() }, up }
     }
 }
@@ -258,7 +308,8 @@ fn lines(spec: &Spec, traces: &Path) -> anyhow::Result<Vec<Line>> {
     let delays = if count == 3 { "25,35,15" } else { "25" };
     let delays = millis("delays", &spec.delays, delays)?;
     let jitters = millis("jitter", &spec.jitter, "3")?;
-    let queues = millis("queue", &spec.queue, "200")?;
+    let queues = spec.queue.as_deref().unwrap_or("200").split(',').map(text::queue).collect();
+    let queues = spread_out("queue", named("queue", queues)?, count)?;
     let losses = spec.loss.as_deref().unwrap_or("0").split(',').map(text::loss).collect();
     let losses = spread_out("loss", named("loss", losses)?, count)?;
     let swing = spec.swing.as_deref().map(|swing| named("swing", text::swing(swing))).transpose()?;
@@ -272,17 +323,11 @@ fn lines(spec: &Spec, traces: &Path) -> anyhow::Result<Vec<Line>> {
             delay: delays[index],
             swing: swing.filter(|(uplink, _)| *uplink == index).map(|(_, swing)| swing),
             jitter: jitters[index],
-            queue: queues[index],
+            queue: queues[index].0,
+            codel: queues[index].1,
             loss: losses[index],
         };
-        let conditions = Conditions {
-            delay: line.delay,
-            swing: line.swing,
-            jitter: line.jitter,
-            queue: line.queue,
-            loss: line.loss,
-            ..Conditions::default()
-        };
+        let conditions = line.conditions(Rate::Fixed(FEEDBACK_RATE));
         conditions.check().with_context(|| format!("uplink {} cannot be", index + 1))?;
         lines.push(line);
     }
@@ -376,6 +421,9 @@ mod tests {
             ("delays = \"1,2\"", "--delays has 2 values for 3"),
             ("loss = \"2\"", "--loss"),
             ("cut = \"4@1s+1s\"", "no uplink 4"),
+            ("share = \"1+4@3\"", "--share cannot be used: there is no uplink 4"),
+            ("cubic = 0", "--cubic"),
+            ("queue = \"red\"", "--queue"),
             ("deadline = 0", "--deadline"),
             ("fps = 0", "--fps"),
             ("seconds = 0", "--seconds"),

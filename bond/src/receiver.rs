@@ -242,7 +242,8 @@ impl Receiver {
     /// Counters.
     pub fn stats(&self) -> ReceiverStats {
         ReceiverStats {
-            frames_lost: self.tracks.values().map(|order| order.lost).sum(),
+            // A hostile sender's numbers may be as large as they get.
+            frames_lost: self.tracks.values().fold(0, |lost, order| lost.saturating_add(order.lost)),
             frames_recovered: self.tracks.values().map(|order| order.recovered).sum(),
             frames_late: self.tracks.values().map(|order| order.late).sum(),
             buffered_bytes: self.buffered_bytes(),
@@ -388,5 +389,21 @@ mod tests {
         receiver.handle_timeout(later + Duration::from_millis(400));
         let delivered = std::iter::from_fn(|| receiver.poll_delivery()).last();
         assert!(matches!(delivered, Some(Delivery::Frame { .. })), "{delivered:?}");
+    }
+
+    /// Found by fuzzing. By the numbers that a sender may write, one track can lose 2^62 frames, and four of
+    /// them more than a counter holds: reading the statistics overflowed. What a sender says must never make
+    /// a counter unreadable.
+    #[test]
+    fn losses_of_all_tracks_do_not_overflow() {
+        let mut receiver = receiver();
+        for track in 0..6 {
+            let (seq, order) = (2 * u64::from(track), media::varint::MAX);
+            receiver.handle_datagram(PATH, &datagram(seq, &shard(track, 0, 3)), START).unwrap();
+            let last = Shard { order, floor: order, ..shard(track, 1, 3) };
+            receiver.handle_datagram(PATH, &datagram(seq + 1, &last), START).unwrap();
+            while receiver.poll_delivery().is_some() {}
+        }
+        assert_eq!(receiver.stats().frames_lost, u64::MAX);
     }
 }

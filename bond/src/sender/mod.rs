@@ -133,6 +133,7 @@ impl Sender {
             self.retired.insert(path, gone.next_seq());
             let held = gone.give_up();
             self.send_again(held);
+            self.aim(now);
         }
     }
 
@@ -368,5 +369,46 @@ impl Sender {
             self.events.pop_front();
         }
         self.events.push_back(SenderEvent::Dropped { id, class });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Receiver, ReceiverConfig};
+
+    const START: Time = Time::from_millis(1_000_000);
+    const PATH: PathId = PathId(0);
+
+    /// A sender and its receiver after a second with nothing between them.
+    fn proven() -> (Sender, Receiver, Time) {
+        let mut sender = Sender::new(SenderConfig::default());
+        let mut receiver = Receiver::new(ReceiverConfig::default());
+        sender.add_path(PATH, MAX_DATAGRAM, START);
+        receiver.add_path(PATH, START);
+        let mut now = START;
+        while now < START + Duration::from_secs(1) {
+            now += Duration::from_millis(1);
+            sender.handle_timeout(now);
+            receiver.handle_timeout(now);
+            while let Some(transmit) = sender.poll_transmit(now) {
+                receiver.handle_datagram(PATH, &transmit.data, now).unwrap();
+            }
+            while let Some(transmit) = receiver.poll_transmit(now) {
+                sender.handle_datagram(PATH, &transmit.data, now).unwrap();
+            }
+        }
+        (sender, receiver, now)
+    }
+
+    /// Found by fuzzing. The target was last set when something was heard or a timeout was due, and without
+    /// paths neither comes: the encoder was told for ever to send what the last uplink had carried. The
+    /// target is 0 from the moment on in which no path carries anything.
+    #[test]
+    fn without_paths_the_encoder_may_send_nothing() {
+        let (mut sender, _, now) = proven();
+        assert!(sender.target_rate() > 0);
+        sender.remove_path(PATH, now);
+        assert_eq!((sender.target_rate(), sender.poll_timeout()), (0, None));
     }
 }

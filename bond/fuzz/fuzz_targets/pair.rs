@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../../tests/replay/mod.rs"]
+mod replay;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| replay::pair::run(data));

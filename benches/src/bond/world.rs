@@ -356,11 +356,14 @@ impl<'a> World<'a> {
 
     /// Lets the others send, while frames come.
     fn compete(&mut self, now: Time) {
-        if now < START || now >= START + self.plan.media.length {
+        if now < START {
             return;
         }
         for rival in &mut self.rivals {
             rival.flow.handle_timeout(now);
+            if now >= START + self.plan.media.length {
+                continue;
+            }
             while let Some(number) = rival.flow.poll_transmit(now) {
                 self.up.send(rival.uplink, Up::Rival(number), PACKET_BYTES, now);
             }

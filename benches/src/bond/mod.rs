@@ -8,6 +8,7 @@ pub mod plan;
 pub mod real;
 pub mod scenario;
 pub mod simulate;
+pub mod soak;
 pub mod spec;
 pub mod summary;
 pub mod table;
@@ -22,12 +23,12 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use plan::Plan;
 use real::rist::Peer;
 use scenario::Scenario;
 use simulate::simulate;
 use spec::Spec;
 use summary::Summary;
+use world::{Look, Watcher};
 
 /// Seeds of the table where `--seeds` does not say otherwise: what it is to be shown over.
 const TABLE_SEEDS: u64 = 200;
@@ -148,6 +149,12 @@ pub fn run(raw: Raw) -> anyhow::Result<()> {
     };
     let scenario = Scenario::new(&name, &spec, &traces)?;
     let mut json = json!({ "command": command() });
+    if raw.simulate && scenario.length() >= soak::LONG {
+        let soak = soak::run(&scenario, raw.seed)?;
+        json["soak"] = soak.json();
+        write_json(raw.json.as_deref(), &json)?;
+        return soak.verdict();
+    }
     let started = Instant::now();
     let summary = if raw.simulate {
         if count == 1 && scenario.variants() == 1 {
@@ -193,8 +200,9 @@ pub fn run(raw: Raw) -> anyhow::Result<()> {
 
 /// One run, frame by frame where something was slow.
 fn one(scenario: &Scenario, seed: u64, watch: Option<Duration>) {
-    let plan = Plan { watch, ..scenario.plan(seed, 0) };
-    let mut outcome = world::run(&plan, seed);
+    let mut print = |look: &Look| println!("{}", look.text());
+    let watcher = watch.map(|every| Watcher { every, look: &mut print });
+    let mut outcome = world::run_watched(&scenario.plan(seed, 0), seed, watcher);
     outcome.fates.sort_by_key(|fate| std::cmp::Reverse(fate.latency.unwrap_or(Duration::MAX)));
     println!("the slowest frames:");
     for fate in outcome.fates.iter().take(LISTED) {

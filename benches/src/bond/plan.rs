@@ -101,8 +101,6 @@ pub struct Plan {
     pub check: bool,
     /// Keep the fate of every single frame (not for days).
     pub keep_fates: bool,
-    /// Print the uplinks' state this often.
-    pub watch: Option<Duration>,
 }
 
 impl Plan {
@@ -123,7 +121,6 @@ impl Plan {
             fec: true,
             check: false,
             keep_fates: true,
-            watch: None,
         }
     }
 

@@ -64,7 +64,6 @@ struct World<'a> {
     receiver_wakes: Option<Time>,
     most: Most,
     drop_events: u64,
-    next_watch: Time,
 }
 
 /// The most that was held at once.
@@ -73,6 +72,31 @@ struct Most {
     buffered: usize,
     queued: u64,
     under_way: usize,
+}
+
+/// A look at a run under way.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// By the sender's clock.
+    pub now: Time,
+    /// The sender's counts and estimates,
+    pub sender: bond::SenderStats,
+    /// what it grants the encoder, bits per second,
+    pub target_rate: u64,
+    /// and the receiver's counts.
+    pub receiver: bond::ReceiverStats,
+    /// How long a packet would wait at each uplink now.
+    pub waits: Vec<Duration>,
+    /// Frames whose fate is not known.
+    pub under_way: usize,
+}
+
+/// Somebody who looks, so often.
+pub struct Watcher<'a> {
+    /// Between two looks.
+    pub every: Duration,
+    /// What is seen.
+    pub look: &'a mut dyn FnMut(&Look),
 }
 
 /// Which machine was touched, and is to be asked what it wants.
@@ -89,6 +113,16 @@ struct Touched {
 /// Where a machine breaks its contract: it refuses the other's datagrams, makes ones that are too long, asks
 /// to be woken without end, or hands over frames that are not as they were, or not in order.
 pub fn run(plan: &Plan, seed: u64) -> Outcome {
+    run_watched(plan, seed, None)
+}
+
+/// The same, with somebody looking on, which changes nothing.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_watched(plan: &Plan, seed: u64, mut watcher: Option<Watcher<'_>>) -> Outcome {
+    let mut next_look = plan.began();
     let mut world = World::new(plan, seed);
     let mut actions = plan.actions.clone();
     actions.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
@@ -113,7 +147,10 @@ pub fn run(plan: &Plan, seed: u64) -> Outcome {
         world.drain(now, touched);
         world.compete(now);
         events += 1;
-        world.watch(now);
+        if let Some(watcher) = watcher.as_mut().filter(|_| now >= next_look) {
+            next_look = now + watcher.every;
+            (watcher.look)(&world.look(now));
+        }
     }
 }
 
@@ -155,7 +192,6 @@ impl<'a> World<'a> {
             receiver_wakes: None,
             most: Most::default(),
             drop_events: 0,
-            next_watch: began,
         };
         for uplink in (0..plan.uplinks.len()).filter(|&uplink| plan.is_first(uplink)) {
             world.add(PathId(uplink as u8), began);
@@ -369,33 +405,41 @@ impl<'a> World<'a> {
         }
     }
 
-    fn watch(&mut self, now: Time) {
-        let Some(interval) = self.plan.watch else { return };
-        if now < self.next_watch {
-            return;
+    fn look(&mut self, now: Time) -> Look {
+        Look {
+            now,
+            sender: self.sender.stats(),
+            target_rate: self.sender.target_rate(),
+            receiver: self.receiver.stats(),
+            waits: (0..self.plan.uplinks.len()).map(|uplink| self.up.wait(uplink, now)).collect(),
+            under_way: self.ledger.under_way(),
         }
-        self.next_watch = now + interval;
-        let stats = self.sender.stats();
+    }
+}
+
+impl Look {
+    /// The uplinks' state in a line.
+    pub fn text(&self) -> String {
         let millis = |duration: Duration| duration.as_micros() as f64 / 1e3;
         let mut line = format!(
             "{:7.3} s  queued {:6}  target {:5.2}",
-            now.micros_since(START) as f64 / 1e6,
-            stats.queued_bytes,
-            self.sender.target_rate() as f64 / 1e6,
+            self.now.micros_since(START) as f64 / 1e6,
+            self.sender.queued_bytes,
+            self.target_rate as f64 / 1e6,
         );
-        for path in &stats.paths {
+        for path in &self.sender.paths {
             line += &format!(
                 "  [{} {:?} {:5.2} Mb/s, queue {:4.0} (real {:4.0}) ms, out {:6}, loss {:.3}]",
                 path.path.0 + 1,
                 path.state,
                 path.rate as f64 / 1e6,
                 millis(path.queueing),
-                millis(self.up.wait(usize::from(path.path.0), now)),
+                millis(self.waits.get(usize::from(path.path.0)).copied().unwrap_or_default()),
                 path.outstanding_bytes,
                 path.loss_ratio,
             );
         }
-        println!("{line}");
+        line
     }
 }
 
@@ -438,6 +482,10 @@ mod tests {
         assert_eq!(fates(plan()), fates(Plan { check: true, ..plan() }));
         assert_ne!(fates(plan()), run(&plan(), 10).fates);
         assert!(fates(Plan { keep_fates: false, ..plan() }).is_empty());
+        let mut looks = 0;
+        let watcher = Watcher { every: ms(100), look: &mut |_| looks += 1 };
+        assert_eq!(fates(plan()), run_watched(&plan(), 9, Some(watcher)).fates);
+        assert!((40..46).contains(&looks), "{looks}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The same scenarios in wall-clock time: real UDP sockets on loopback, the real drivers, emulated uplinks.
 
-mod feed;
-mod product;
+pub(crate) mod feed;
+pub(crate) mod product;
 pub mod rist;
 pub mod stalls;
 mod uplinks;
+
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -18,6 +20,11 @@ use stalls::Watch;
 
 /// Every run may be void so many times before the machine is called too busy.
 const ATTEMPTS: u64 = 4;
+
+/// A folder of this process in the system's temporary one, for certificates.
+pub(crate) fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("roadie-bench-{name}-{}", std::process::id()))
+}
 
 /// What came of all runs of a scenario.
 pub struct Measured {

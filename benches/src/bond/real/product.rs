@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,16 +56,7 @@ impl Drop for Stage {
 impl Stage {
     /// Starts the edge.
     pub async fn start() -> anyhow::Result<Self> {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let edge = Edge::new(edge::Settings {
-            listen: any,
-            http: any,
-            certificate: None,
-            state: std::env::temp_dir().join(format!("roadie-bench-edge-{}", std::process::id())),
-            player: None,
-            token: None,
-        })
-        .await?;
+        let edge = start_edge().await?;
         let quic = edge.quic_addr().context("the edge has no UDP port")?;
         let http = edge.http_addr().context("the edge has no TCP port")?;
         let fingerprint = edge.fingerprint().to_owned();
@@ -156,16 +148,31 @@ impl Stage {
     }
 }
 
+/// An edge on free ports of loopback, with a certificate of its own that is nowhere kept.
+pub(crate) async fn start_edge() -> anyhow::Result<Edge> {
+    let state = super::scratch("edge");
+    let edge = Edge::new(edge_settings(state.clone())).await;
+    // It has read it. A folder that stays is litter, no more.
+    let _ = std::fs::remove_dir_all(state);
+    Ok(edge?)
+}
+
+fn edge_settings(state: PathBuf) -> edge::Settings {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    edge::Settings { listen: any, http: any, certificate: None, state, player: None, token: None }
+}
+
 /// What stands between the made-up encoder and the venue.
 #[derive(Clone, Default)]
-struct Tap {
+pub(crate) struct Tap {
     queue: Arc<Mutex<VecDeque<(Frame, Time)>>>,
     wake: Arc<Notify>,
     rate: Arc<AtomicU32>,
 }
 
 impl Tap {
-    fn put(&self, frame: Frame, at: Time) {
+    /// Hands over a frame.
+    pub(crate) fn put(&self, frame: Frame, at: Time) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.len() >= QUEUE {
             queue.pop_front();
@@ -174,13 +181,15 @@ impl Tap {
         self.wake.notify_one();
     }
 
-    fn frames(&self) -> Frames {
+    /// The venue's end.
+    pub(crate) fn frames(&self) -> Frames {
         let queue = self.queue.clone();
         let pop = move || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         Frames { pop: Box::new(pop), wake: self.wake.clone() }
     }
 
-    fn hooks(&self) -> Hooks {
+    /// What the bond asks of the encoder.
+    pub(crate) fn hooks(&self) -> Hooks {
         let rate = self.rate.clone();
         Hooks { keyframe: Arc::new(|| {}), rate: Arc::new(move |told| rate.store(told, Ordering::Relaxed)) }
     }
@@ -196,7 +205,8 @@ impl Tap {
     }
 }
 
-async fn wait_for(venue: &Venue, uplinks: usize) -> anyhow::Result<()> {
+/// Until all uplinks are part of the bond, or time is up and some are.
+pub(crate) async fn wait_for(venue: &Venue, uplinks: usize) -> anyhow::Result<()> {
     let end = tokio::time::Instant::now() + CONNECT;
     loop {
         let status = venue.status();
@@ -215,7 +225,8 @@ async fn wait_for(venue: &Venue, uplinks: usize) -> anyhow::Result<()> {
     }
 }
 
-fn catalog(plan: &Plan) -> Catalog {
+/// What the stream is announced as.
+pub(crate) fn catalog(plan: &Plan) -> Catalog {
     let video = VideoConfig {
         codec: "avc3.42e01f".into(),
         width: 1280,

@@ -127,7 +127,7 @@ impl Show {
             clock,
             drain(frames, wake, log.clone()),
             hooks(&encoder, rates),
-        );
+        )?;
         Ok(Self { encoder, tap: status, venue, clock, log })
     }
 

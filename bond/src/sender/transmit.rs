@@ -9,7 +9,7 @@ use super::{MAX_COPIES, PARITY_PATIENCE, Sender};
 use crate::lanes::OBJECTS;
 use crate::path::Path;
 use crate::pending::Outgoing;
-use crate::scheduler::{HOLD, Lane, Rank, ShardId, Waiting, earliest};
+use crate::scheduler::{Lane, REFILL, Rank, ShardId, Waiting, earliest};
 use crate::shard::Cut;
 use crate::wire;
 use crate::{Class, Cost, MAX_DATAGRAM, PathId, Transmit};
@@ -188,7 +188,8 @@ impl Sender {
         let lanes = self.lanes(now);
         let soonest = lanes.iter().filter(|lane| !lane.free).map(|lane| lane.wait).min_by(f64::total_cmp);
         if !lanes.is_empty() {
-            let wait = soonest.map_or(REPLAN, |wait| Duration::from_micros(wait as u64).saturating_sub(HOLD));
+            let wait =
+                soonest.map_or(REPLAN, |wait| Duration::from_micros(wait as u64).saturating_sub(REFILL));
             self.replan_at(now + wait.clamp(Duration::from_micros(100), REPLAN));
         }
     }

@@ -76,7 +76,7 @@ impl Stage {
         let near = |_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut uplinks = Uplinks::start(plan, &[self.quic], near, seed).await?;
         let tap = Tap::default();
-        let venue = self.venue(plan, &broadcast, &uplinks, clock, &tap);
+        let venue = self.venue(plan, &broadcast, &uplinks, clock, &tap)?;
         wait_for(&venue, uplinks.addresses().count()).await?;
         let first_frame = uplinks.begin(plan, &clock).await;
         let feeding = feed(
@@ -106,7 +106,14 @@ impl Stage {
         }
     }
 
-    fn venue(&self, plan: &Plan, broadcast: &str, uplinks: &Uplinks, clock: Clock, tap: &Tap) -> Venue {
+    fn venue(
+        &self,
+        plan: &Plan,
+        broadcast: &str,
+        uplinks: &Uplinks,
+        clock: Clock,
+        tap: &Tap,
+    ) -> std::io::Result<Venue> {
         let uplink = |(number, via): (usize, SocketAddr)| Uplink {
             name: format!("uplink-{}", number + 1),
             bind: Bind::Any,

@@ -3,6 +3,8 @@
 
 pub mod judge;
 pub mod ledger;
+pub mod line;
+pub mod look;
 pub mod media;
 pub mod plan;
 pub mod real;
@@ -23,12 +25,12 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use look::{Look, Watcher};
 use real::rist::Peer;
 use scenario::Scenario;
 use simulate::simulate;
 use spec::Spec;
 use summary::Summary;
-use world::{Look, Watcher};
 
 /// Seeds of the table where `--seeds` does not say otherwise: what it is to be shown over.
 const TABLE_SEEDS: u64 = 200;

@@ -6,11 +6,12 @@ use anyhow::bail;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::look::{Look, Watcher};
 use super::plan::START;
 use super::scenario::Scenario;
 use super::simulate::millis;
 use super::tally::{Outcome, part};
-use super::world::{Look, Watcher, run_watched};
+use super::world::run_watched;
 
 /// A show of this length or more is a soak: its memory is judged, and no oracle looks at it.
 pub const LONG: Duration = Duration::from_secs(3600);

@@ -23,8 +23,15 @@ const PACKET: usize = 1316;
 /// Before each packet's payload: track, group, frame, index, count, and how long the frame is.
 const HEADER: usize = 1 + 8 + 4 + 2 + 2 + 4;
 
-/// The two programs shake hands over all uplinks within this time.
-const CONNECT: Duration = Duration::from_secs(2);
+/// The two programs shake hands over all uplinks within this time, while packets pass that nobody counts: RIST
+/// loses the first ones of a stream.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// Between two of those.
+const WARM_UP_GAP: Duration = Duration::from_millis(20);
+
+/// Their track.
+const WARM_UP: TrackId = TrackId(u8::MAX);
 
 /// What the receiver's buffer holds back, comes within so much more.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -83,10 +90,18 @@ pub async fn run(plan: &Plan, seed: u64, peer: Peer) -> anyhow::Result<PeerOutco
         &["-p", "1", "-i", &listen.join(","), "-o", &format!("udp://{}", out.local_addr()?)],
     )?;
     let _sender = start("ristsender", &["-p", "1", "-i", &format!("udp://{input}"), "-o", &send.join(",")])?;
-    tokio::time::sleep(CONNECT).await;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let warm_up = async {
+        loop {
+            for packet in cut(FrameId { track: WARM_UP, group: 0, frame: 0 }, PACKET - HEADER) {
+                let _ = socket.try_send_to(&packet, input);
+            }
+            tokio::time::sleep(WARM_UP_GAP).await;
+        }
+    };
+    let _ = tokio::time::timeout(CONNECT, warm_up).await;
 
     let first_frame = uplinks.begin(plan, &clock).await;
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let mut packets = 0;
     let feeding = feed(
         plan,
@@ -191,9 +206,8 @@ async fn collect(socket: &UdpSocket, clock: &Clock, until: Time) -> Arrived {
             received = socket.recv_from(&mut buffer) => received,
             () = tokio::time::sleep_until(clock.instant(until).into()) => return arrived,
         };
-        let Some((id, index, count)) = received.ok().and_then(|(len, _)| parse(&buffer[..len])) else {
-            continue;
-        };
+        let parsed = received.ok().and_then(|(len, _)| parse(&buffer[..len]));
+        let Some((id, index, count)) = parsed.filter(|(id, ..)| id.track != WARM_UP) else { continue };
         let have = pieces.entry(id).or_insert_with(|| vec![false; usize::from(count)]);
         let Some(piece) = have.get_mut(usize::from(index)).filter(|have| !**have) else { continue };
         *piece = true;

@@ -290,14 +290,19 @@ impl Rig {
             }
             self.drain();
         }
-        self.sender.handle_timeout(self.now);
-        self.receiver.handle_timeout(self.theirs());
+        if self.sender.poll_timeout().is_some_and(|due| due <= self.now) {
+            self.sender.handle_timeout(self.now);
+        }
+        if self.receiver.poll_timeout().is_some_and(|due| due <= self.theirs()) {
+            self.receiver.handle_timeout(self.theirs());
+        }
         self.drain();
     }
 
     /// Drains, and does all that is due now.
     fn settle(&mut self) {
         let mut patience = Patience::new(20_000, "timeouts that do not move on");
+        self.drain();
         loop {
             self.turn();
             let (sender, receiver) = (self.sender.poll_timeout(), self.receiver.poll_timeout());

@@ -117,6 +117,10 @@ pub(crate) fn recover(
     of: usize,
     parity: &[(usize, Bytes)],
 ) -> bool {
+    if let ([false], [(_, shard), ..]) = (have, parity) {
+        // Parity of a single shard is that shard; to decode that would take 0.26 ms, as any decoding does.
+        return shard.get(..data.len()).map(|shard| data.copy_from_slice(shard)).is_some();
+    }
     let len = even(cut);
     let mut decode = || {
         let mut decoder = ReedSolomonDecoder::new(cut.count, of, len)?;
@@ -169,6 +173,22 @@ mod tests {
             assert_eq!(holed, frame);
             kept.pop();
             assert!(!recover(&mut holed, cut, &have, of, &kept), "too few");
+        }
+    }
+
+    /// Found by fuzzing, which spent nine tenths of its time here: with a datagram of 49 bytes, parity of a
+    /// frame of one shard, a sender took 0.24 ms of the receiver's time, 1400 times what a shard takes. Such
+    /// parity is a copy, and costs no more than one.
+    #[test]
+    fn parity_of_a_single_shard_is_its_copy() {
+        for len in [0, 1, 2, 7, 1080] {
+            let frame: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            for (index, parity) in encode(&frame, Cut::of(len), MAX_PARITY).into_iter().enumerate() {
+                assert_eq!(parity[..len], frame);
+                let mut empty = vec![0xee; len];
+                assert!(recover(&mut empty, Cut::of(len), &[false], MAX_PARITY, &[(index, parity)]));
+                assert_eq!(empty, frame);
+            }
         }
     }
 

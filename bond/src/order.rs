@@ -128,6 +128,7 @@ impl TrackOrder {
             }
             return Insert::Duplicate;
         }
+        let most = self.bytes.saturating_add(room);
         if !self.frames.contains_key(&shard.order) && !self.make_room(shard, room) {
             return Insert::Refused;
         }
@@ -153,7 +154,7 @@ impl TrackOrder {
             return Insert::Contradiction;
         }
         if shard.parity > 0 {
-            if room < shard.payload.len() {
+            if self.bytes + shard.payload.len() > most {
                 return Insert::Refused;
             }
             if !assembly.insert_parity(shard.parity, shard.index - shard.cut.count, shard.payload) {
@@ -468,6 +469,34 @@ mod tests {
         assert_eq!(order.insert(&half(4), 1, NOW), Insert::Taken);
         order.insert(&shard(5, 0), ROOM, NOW);
         assert_eq!(order.insert(&half(2), 0, NOW), Insert::Duplicate);
+    }
+
+    /// Found by fuzzing. A frame of which parity came first took its own length of the room, and then the
+    /// parity was let in by the room that there had been before: the bound on all that is held was passed by
+    /// a shard. Each byte counts once against the room, whatever comes first.
+    #[test]
+    fn parity_that_comes_first_finds_only_what_its_frame_leaves() {
+        let parity = Shard { cut: Cut::of(1_000), parity: 2, index: 1, payload: &[0; 1_000], ..shard(0, 0) };
+        for room in [999, 1_000, 1_999] {
+            let mut order = TrackOrder::new(TrackId(1), 0);
+            assert_eq!(order.insert(&parity, room, NOW), Insert::Refused);
+            assert!(order.bytes() <= room);
+        }
+        let mut order = TrackOrder::new(TrackId(1), 0);
+        assert_eq!(order.insert(&parity, 2_000, NOW), Insert::Taken);
+        assert_eq!(order.bytes(), 2_000);
+        // What is given up for a new frame makes room for its parity, too.
+        order = TrackOrder::new(TrackId(1), 0);
+        assert_eq!(
+            order.insert(
+                &Shard { cut: Cut::checked(2_000, 2).unwrap(), payload: &[0; 1_000], ..half(0) },
+                2_000,
+                NOW
+            ),
+            Insert::Taken
+        );
+        assert_eq!(order.insert(&Shard { order: 1, ..parity }, 0, NOW), Insert::Taken);
+        assert_eq!(order.bytes(), 2_000);
     }
 
     #[test]

@@ -132,6 +132,11 @@ impl Pending {
         self.next_order.get(&track).copied().unwrap_or(0)
     }
 
+    /// Counts a frame that will never be sent: by the orders the receiver names what is missing.
+    pub fn skip(&mut self, track: TrackId) {
+        *self.next_order.entry(track).or_insert(0) += 1;
+    }
+
     /// Frames and bytes of one track that are held.
     pub fn held(&self, track: TrackId) -> (usize, usize) {
         let held = self.frames.range((track, 0)..=(track, u64::MAX));

@@ -5,7 +5,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use media::{FrameId, Time, TrackId, varint};
 
 use crate::fec::{self, MAX_PARITY};
-use crate::lanes::MAX_MESSAGE_BYTES;
+use crate::lanes::{MAX_MESSAGE_BYTES, MESSAGES};
 use crate::shard::Cut;
 use crate::{MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId};
 
@@ -288,7 +288,8 @@ fn parse_shard(mut input: &[u8], is_parity: bool) -> Result<Shard<'_>, WireError
     let group = number(&mut input)?;
     let frame = u32::try_from(number(&mut input)?).map_err(|_| WireError::Field("frame"))?;
     let capture_time = time(&mut input)?;
-    let frame_bytes = bounded(&mut input, MAX_FRAME_BYTES, "frame length")?;
+    let most = if track == MESSAGES { MAX_MESSAGE_BYTES } else { MAX_FRAME_BYTES };
+    let frame_bytes = bounded(&mut input, most, "frame length")?;
     let count = bounded(&mut input, MAX_SHARDS, "shard count")?;
     let cut = Cut::checked(frame_bytes, count).ok_or(WireError::Field("shard count"))?;
     let (parity, index, expected) = if is_parity {
@@ -520,11 +521,26 @@ mod tests {
         assert_eq!(parse_feedback(&data), Err(WireError::Field("path")));
     }
 
+    /// Found beside fuzzing. A message is at most 1100 bytes long, and whoever reads one counts on that; but as a
+    /// frame on the messages' track it could be a megabyte.
+    #[test]
+    fn a_message_is_no_longer_than_it_may_be() {
+        let cut = |len| Cut::of(len);
+        let message = |cut: Cut, payload| {
+            let id = FrameId { track: MESSAGES, group: 0, frame: 0 };
+            let shard = Shard { id, order: 0, floor: 0, cut, index: 0, ..shard(payload) };
+            parse_packet(&put_shard(STAMP, &shard)).map(|_| ())
+        };
+        assert_eq!(message(cut(MAX_MESSAGE_BYTES), &[7; MAX_MESSAGE_BYTES / 2]), Ok(()));
+        let longer = message(cut(MAX_MESSAGE_BYTES + 1), &[7; MAX_MESSAGE_BYTES / 2 + 1]);
+        assert_eq!(longer, Err(WireError::Field("frame length")));
+    }
+
     #[test]
     fn the_longest_header_fits() {
         let payload = [7; MAX_SHARD_PAYLOAD];
         let longest = Shard {
-            id: FrameId { track: TrackId(255), group: varint::MAX, frame: u32::MAX },
+            id: FrameId { track: TrackId(254), group: varint::MAX, frame: u32::MAX },
             order: varint::MAX,
             floor: 0,
             capture_time: Time::from_micros(u64::MAX),

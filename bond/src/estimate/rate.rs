@@ -30,6 +30,9 @@ const MAX_RATE: f64 = 200_000_000.0;
 /// Over how long the output of a standing queue is measured: jitter of 3 ms is 3 % of it.
 const MEASURE: Duration = Duration::from_millis(100);
 
+/// The most arrivals in it: feedback tells of ten, but a hostile clock may stand still. The oldest go.
+const MAX_ARRIVALS: usize = 256;
+
 /// A shorter stretch than this says nothing yet,
 const LEAST_MEASURE: Duration = Duration::from_millis(20);
 const LEAST_MEASURE_PACKETS: u64 = 4;
@@ -364,7 +367,7 @@ impl Rate {
     }
 
     fn empty(&mut self, arrival: &Arrival, now: Time) {
-        let wait = Duration::from_micros(3 * arrival.queueing as u64).max(EMPTYING);
+        let wait = Duration::from_micros((3.0 * arrival.queueing) as u64).max(EMPTYING);
         self.queue = Queue::Emptying { from: arrival.queueing, until: now + wait };
     }
 
@@ -390,11 +393,15 @@ impl Rate {
     }
 }
 
-/// Adds an arrival to a window of [`MEASURE`].
+/// Adds an arrival to a window of [`MEASURE`]. What came before their clock stepped back is no part of it.
 fn keep(window: &mut VecDeque<Arrival>, arrival: Arrival) {
+    if window.back().is_some_and(|last| arrival.arrived < last.arrived) {
+        window.clear();
+    }
     window.push_back(arrival);
     // The one before the window's beginning stays, so that the window is covered.
-    while window.get(1).is_some_and(|next| arrival.arrived.saturating_since(next.arrived) >= MEASURE) {
+    let covered = |next: &Arrival| arrival.arrived.saturating_since(next.arrived) >= MEASURE;
+    while window.len() > MAX_ARRIVALS || window.get(1).is_some_and(covered) {
         window.pop_front();
     }
 }
@@ -413,4 +420,53 @@ fn measure(window: &VecDeque<Arrival>, least: Duration) -> Option<(f64, Duration
     let span = last.arrived.saturating_since(first.arrived);
     let enough = span >= least && last.packets.saturating_sub(first.packets) >= LEAST_MEASURE_PACKETS;
     enough.then(|| (last.bytes.saturating_sub(first.bytes) as f64 * 8.0 / span.as_secs_f64(), span))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_millis(5_000);
+
+    /// The `n`th arrival, at `arrived` by a clock that may say anything.
+    fn arrival(n: u64, arrived: u64, queueing: f64) -> Arrival {
+        Arrival {
+            arrived: Time::from_micros(arrived),
+            packets: n,
+            bytes: 1_200 * n,
+            train: 1,
+            sent_at: START + Duration::from_millis(10 * n),
+            sent_before: 1_200 * n,
+            queueing,
+            noise: 6_000.0,
+            srtt: 40_000.0,
+            loss: 0.0,
+        }
+    }
+
+    /// Found beside fuzzing. The windows of arrivals were cut by the receiver's clock alone: while it stood
+    /// still, or after it had stepped back, they grew with every feedback, and nothing was measured until it
+    /// was where it had been. No clock but our own may decide how much is kept.
+    #[test]
+    fn a_clock_that_stands_still_or_steps_back_fills_no_window() {
+        let mut rate = Rate::new(START);
+        let hour = 3_600_000_000;
+        for n in 0..2_000 {
+            rate.arrival(arrival(n, hour, 50_000.0), START + Duration::from_millis(10 * n));
+        }
+        assert!(rate.recent.len() <= MAX_ARRIVALS && rate.standing.len() <= MAX_ARRIVALS);
+        for n in 2_000..2_020 {
+            rate.arrival(arrival(n, 10_000 * n, 0.0), START + Duration::from_millis(10 * n));
+        }
+        let measured = measure(&rate.recent, LEAST_MEASURE).map(|(measured, _)| measured.round());
+        assert_eq!(measured, Some(8.0 * 1_200.0 * 100.0));
+    }
+
+    /// Found by fuzzing. A hostile clock can make any delay, and three times the longest overflowed.
+    #[test]
+    fn the_longest_queue_can_be_emptied() {
+        let mut rate = Rate::new(START);
+        rate.arrival(arrival(0, 0, 1.8e19), START + EMPTY_EVERY);
+        assert!(matches!(rate.queue, Queue::Emptying { until, .. } if until > START + EMPTYING));
+    }
 }

@@ -56,8 +56,8 @@ struct Weather {
 struct Track {
     group: u64,
     frame: u32,
-    /// The frames that the sender took, as many as were numbered.
-    taken: u64,
+    /// How many frames were pushed: their orders.
+    pushed: u64,
     /// Those that may still come, by name, each with its number.
     waiting: BTreeMap<(u64, u32), (u64, Frame)>,
     delivered: BTreeSet<(u64, u32)>,
@@ -251,9 +251,9 @@ impl Rig {
         let frame = Frame { id, capture_time, keyframe: id.frame == 0, data };
         // As `Sender::push` says: too long or late already, and it is dropped.
         if len <= MAX_FRAME_BYTES && capture_time.min(self.now) + self.deadline > self.now {
-            known.waiting.insert((id.group, id.frame), (known.taken, frame.clone()));
-            known.taken += 1;
+            known.waiting.insert((id.group, id.frame), (known.pushed, frame.clone()));
         }
+        known.pushed += 1;
         self.sender.push(&frame, class, self.now);
     }
 
@@ -290,14 +290,19 @@ impl Rig {
             }
             self.drain();
         }
-        self.sender.handle_timeout(self.now);
-        self.receiver.handle_timeout(self.theirs());
+        if self.sender.poll_timeout().is_some_and(|due| due <= self.now) {
+            self.sender.handle_timeout(self.now);
+        }
+        if self.receiver.poll_timeout().is_some_and(|due| due <= self.theirs()) {
+            self.receiver.handle_timeout(self.theirs());
+        }
         self.drain();
     }
 
     /// Drains, and does all that is due now.
     fn settle(&mut self) {
         let mut patience = Patience::new(20_000, "timeouts that do not move on");
+        self.drain();
         loop {
             self.turn();
             let (sender, receiver) = (self.sender.poll_timeout(), self.receiver.poll_timeout());
@@ -436,8 +441,8 @@ impl Rig {
         let mut accounted = 0;
         for id in tracks {
             let track = &self.tracks[&id];
-            assert_eq!(track.last, Some(track.taken - 1), "{id:?} does not flow again: {self}");
-            accounted += track.taken - track.first.unwrap_or(0);
+            assert_eq!(track.last, Some(track.pushed - 1), "{id:?} does not flow again: {self}");
+            accounted += track.pushed - track.first.unwrap_or(0);
         }
         let stats = self.receiver.stats();
         assert_eq!(stats.frames_delivered + stats.frames_lost, accounted, "{self}");

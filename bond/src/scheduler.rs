@@ -174,16 +174,16 @@ mod tests {
 
     #[test]
     fn a_shard_waits_for_its_best_path_and_a_later_one_overtakes_it() {
-        let mut lanes = [lane(0, 10.0, 5.0, 1.0), lane(1, 38.0, 0.0, 1.0)];
-        // The first two arrive at 25 and 35 ms by path 0 though it is busy, the third at 45 or at 48;
-        // the fourth at 55 or at 48.
+        let mut lanes = [lane(0, 10.0, 6.0, 1.0), lane(1, 39.0, 0.0, 1.0)];
+        // The first two arrive at 26 and 36 ms by path 0 though it is busy, the third at 46 or at 49;
+        // the fourth at 56 or at 49.
         assert_eq!(choose([1250; 3].into_iter(), &mut lanes.clone()), None);
         assert_eq!(choose([1250; 4].into_iter(), &mut lanes), Some((3, 1)));
     }
 
     #[test]
     fn nothing_is_chosen_while_all_are_busy() {
-        let mut lanes = [lane(0, 10.0, 4.5, 1.0), lane(1, 50.0, 9.0, 1.0)];
+        let mut lanes = [lane(0, 10.0, 5.5, 1.0), lane(1, 50.0, 9.0, 1.0)];
         assert_eq!(choose([1250; 9].into_iter(), &mut lanes), None);
         assert_eq!(choose([1250; 9].into_iter(), &mut []), None);
     }

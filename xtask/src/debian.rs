@@ -52,6 +52,8 @@ pub const BROWSER: &[Need] = &[
 pub const TEST: &[Need] = &[
     need("gstreamer1.0-tools", "plays recordings, independently of us"),
     need("gstreamer1.0-plugins-base-apps", "gst-discoverer, reads recordings, independently of us"),
+    program("iproute2", "ip", "makes networks to pull cables in"),
+    need("libfaketime", "steps the clock of a program"),
     program("ffmpeg", "ffprobe", "reads recordings, independently of us"),
 ];
 

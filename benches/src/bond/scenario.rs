@@ -55,7 +55,7 @@ impl Scenario {
             Some(_) => Ok(uplink),
             None => Err(anyhow!(
                 "--{flag} cannot be used: there is no uplink {}, there are {}",
-                uplink + 1,
+                uplink.wrapping_add(1),
                 lines.len()
             )),
         };

@@ -29,7 +29,10 @@ const NO_HELP: f64 = 0.15;
 /// that time is to stay a picture.
 const LEAST: f64 = 0.25;
 
-/// In the beginning the rate follows what the paths' first trains prove for this long, without slowness.
+/// In the beginning nothing is said for so long, while the paths' first trains tell what they carry, and then
+/// the rate only rises, without slowness, until this. An encoder that begins with a keyframe made for the first
+/// of three paths begins with a bad picture.
+const LEARNING: Duration = Duration::from_millis(300);
 const BEGINNING: Duration = Duration::from_millis(1_000);
 
 /// What waits in the bond's queue beyond a frame time's worth is to be gone in this time.
@@ -49,6 +52,17 @@ const REST: Duration = Duration::from_millis(600);
 /// the picture.
 const FALL_FROM: f64 = 0.95;
 
+/// What the paths carry, losses taken off, in bits per second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carried {
+    /// All that may carry media; 0 where there is none.
+    pub all: f64,
+    /// Those of which no news is overdue.
+    pub carries: f64,
+    /// The best of these.
+    pub best: f64,
+}
+
 /// The encoder's rate, as the bond would have it.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -56,21 +70,26 @@ pub(crate) struct Target {
     not_before: Time,
     /// When there was a path for the first time.
     began: Option<Time>,
+    /// The most that was available in the beginning.
+    first: f64,
 }
 
 impl Target {
     pub fn new() -> Self {
-        Self { rate: 0.0, not_before: Time::ZERO, began: None }
+        Self { rate: 0.0, not_before: Time::ZERO, began: None, first: 0.0 }
     }
 
-    /// Bits per second of media.
+    /// Bits per second of media; 0 while there is no path, or nothing is known yet.
     pub fn rate(&self) -> f64 {
         self.rate
     }
 
-    /// `carries`: bits per second that the paths carry together now, losses taken off. `best`: those of the
-    /// path that carries most. `queued`: bytes that wait for a path.
-    pub fn update(&mut self, carries: f64, best: f64, queued: u64, now: Time) {
+    /// `queued`: bytes that wait for a path.
+    pub fn update(&mut self, Carried { all, carries, best }: Carried, queued: u64, now: Time) {
+        if all <= 0.0 {
+            self.rate = 0.0;
+            return;
+        }
         // If the best path fell silent now: what it holds until that is noticed, and what comes while the
         // encoder follows, must find room on the others within the deadline.
         let others = carries - best;
@@ -81,12 +100,11 @@ impl Target {
         };
         let usable = (carries * USABLE).min(survivable) * PAYLOAD;
         let waiting = (queued as f64 * 8.0 - usable * FRAME_TIME).max(0.0);
-        let available = (usable - waiting / DRAIN.as_secs_f64()).max(usable * LEAST);
-        if self.rate == 0.0 && available > 0.0 {
-            self.began.get_or_insert(now);
-        }
-        if self.began.is_none_or(|began| now < began + BEGINNING) {
-            self.rate = available;
+        let available = (usable - waiting / DRAIN.as_secs_f64()).max(all * USABLE * PAYLOAD * LEAST);
+        let began = *self.began.get_or_insert(now);
+        if now < began + BEGINNING {
+            self.first = self.first.max(available);
+            self.rate = if now < began + LEARNING { 0.0 } else { self.first };
         } else if available < self.rate * FALL_FROM {
             self.rate = available;
             self.not_before = now + REST;
@@ -107,52 +125,68 @@ mod tests {
         Time::from_millis(10_000 + millis)
     }
 
+    fn of(carries: f64, best: f64) -> Carried {
+        Carried { all: carries, carries, best }
+    }
+
+    #[test]
+    fn doubt_is_not_the_end() {
+        let mut target = begun();
+        target.update(of(12e6, 5e6), 0, at(0));
+        target.update(Carried { all: 12e6, carries: 0.0, best: 0.0 }, 0, at(10));
+        assert!((1e6..3e6).contains(&target.rate()), "{}", target.rate());
+        target.update(of(0.0, 0.0), 0, at(20));
+        assert_eq!(target.rate(), 0.0);
+    }
+
     /// After its beginning.
     fn begun() -> Target {
         let mut target = Target::new();
-        target.update(1e6, 1e6, 0, Time::from_millis(1_000));
-        target.update(0.0, 0.0, 0, Time::from_millis(9_000));
+        target.update(of(1e6, 1e6), 0, Time::from_millis(1_000));
+        target.update(of(0.0, 0.0), 0, Time::from_millis(9_000));
         target
     }
 
     #[test]
     fn the_beginning_is_not_slow() {
         let mut target = Target::new();
-        target.update(1.5e6, 1.5e6, 0, at(0));
-        target.update(12e6, 5e6, 0, at(40));
+        target.update(of(1.5e6, 1.5e6), 0, at(0));
+        target.update(of(12e6, 5e6), 0, at(40));
+        assert_eq!(target.rate(), 0.0, "nothing is known yet");
+        target.update(of(1e6, 1e6), 0, at(310));
         assert!(target.rate() > 9e6, "{}", target.rate());
     }
 
     #[test]
     fn a_lone_uplink_is_used_and_a_doubtful_one_is_not_relied_on() {
         let mut target = begun();
-        target.update(4e6, 4e6, 0, at(0));
+        target.update(of(4e6, 4e6), 0, at(0));
         assert!(target.rate() > 3e6, "{}", target.rate());
         let mut target = begun();
-        target.update(12e6, 11.5e6, 0, at(0));
+        target.update(of(12e6, 11.5e6), 0, at(0));
         assert!(target.rate() > 9e6, "{}", target.rate());
         let mut target = begun();
-        target.update(16e6, 12e6, 0, at(0));
+        target.update(of(16e6, 12e6), 0, at(0));
         assert!((6e6..8e6).contains(&target.rate()), "{}", target.rate());
     }
 
     #[test]
     fn falls_at_once_and_rises_slowly() {
         let mut target = begun();
-        target.update(12e6, 4e6, 0, at(0));
+        target.update(of(12e6, 4e6), 0, at(0));
         let full = target.rate();
         assert!((8e6..10e6).contains(&full), "{full}");
-        target.update(7e6, 4e6, 0, at(10));
+        target.update(of(7e6, 4e6), 0, at(10));
         let low = target.rate();
         assert!(low < 6e6, "{low}");
         for millis in (20..600).step_by(10) {
-            target.update(12e6, 4e6, 0, at(millis));
+            target.update(of(12e6, 4e6), 0, at(millis));
             assert_eq!(target.rate(), low);
         }
         let mut rises = 0;
         for millis in (600..5_000).step_by(10) {
             let before = target.rate();
-            target.update(12e6, 4e6, 0, at(millis));
+            target.update(of(12e6, 4e6), 0, at(millis));
             assert!(target.rate() >= before && target.rate() <= before * 1.11);
             rises += u32::from(target.rate() > before);
         }
@@ -162,11 +196,11 @@ mod tests {
     #[test]
     fn noise_does_not_show() {
         let mut target = begun();
-        target.update(10e6, 4e6, 0, at(0));
+        target.update(of(10e6, 4e6), 0, at(0));
         let rate = target.rate();
         for millis in 1..2_000 {
             let noise = if millis % 3 == 0 { 0.97 } else { 1.03 };
-            target.update(10e6 * noise, 4e6, 3_000, at(millis));
+            target.update(of(10e6 * noise, 4e6), 3_000, at(millis));
             assert_eq!(target.rate(), rate);
         }
     }
@@ -174,10 +208,10 @@ mod tests {
     #[test]
     fn what_waits_is_worked_off() {
         let mut target = begun();
-        target.update(10e6, 4e6, 0, at(0));
-        target.update(10e6, 4e6, 150_000, at(10));
+        target.update(of(10e6, 4e6), 0, at(0));
+        target.update(of(10e6, 4e6), 150_000, at(10));
         assert!(target.rate() < 5e6, "{}", target.rate());
-        target.update(0.0, 4e6, 150_000, at(20));
+        target.update(of(0.0, 4e6), 150_000, at(20));
         assert_eq!(target.rate(), 0.0);
     }
 }

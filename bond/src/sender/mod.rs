@@ -12,7 +12,7 @@ use crate::lanes::{self, Inbox, LaneError, MESSAGES, OBJECTS};
 use crate::path::{OTHERS_ALIVE, Path, STALL};
 use crate::pending::{Key, Pending};
 use crate::scheduler::{Queue, ShardId};
-use crate::target::Target;
+use crate::target::{Carried, Target};
 use crate::wire::{self, Answer, Feedback};
 use crate::{Class, ClockEstimate, Cost, MAX_DATAGRAM, MAX_FRAME_BYTES, MAX_PATHS, PathId, SenderStats};
 use crate::{Transmit, WireError};
@@ -283,7 +283,8 @@ impl Sender {
             self.budget.trouble(now);
         }
         self.budget.refill(carries, now);
-        self.target.update(carries, best, self.queue.live_bytes(), now);
+        let all = self.paths.values().filter(counts).map(Path::usable_rate).sum();
+        self.target.update(Carried { all, carries, best }, self.queue.live_bytes(), now);
     }
 
     /// Asks for copies of what is overdue.
@@ -314,7 +315,8 @@ impl Sender {
         self.clock.estimate()
     }
 
-    /// Bits per second of media that the encoder may send; 0 while no path carries any.
+    /// Bits per second of media that the encoder may send; 0 while no path carries any, and in the first
+    /// 300 ms, while nothing is known.
     ///
     /// It falls at once when a path falls silent or slow, and rises slowly with what the paths prove. A path
     /// that was never asked for more is counted with what it has proved, or with what a new path is

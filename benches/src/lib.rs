@@ -1,4 +1,5 @@
 //! Benchmarks: what `roadie-bench` measures, and the simulated world in which the bond is tried.
 
 pub mod bond;
+pub mod cpu;
 pub mod latency;

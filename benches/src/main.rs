@@ -1,6 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
-use benches::{bond, latency};
+use benches::{bond, cpu, latency};
 use clap::{Parser, Subcommand};
 
 /// Measures Roadie.
@@ -14,12 +14,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bond(Box<bond::Raw>),
+    BondCpu(cpu::Raw),
     Latency(latency::Raw),
 }
 
 fn main() {
     let result = match Cli::parse().command {
         Command::Bond(raw) => bond::run(*raw),
+        Command::BondCpu(raw) => cpu::run(raw),
         Command::Latency(raw) => latency::run(raw),
     };
     if let Err(error) = result {

@@ -130,7 +130,8 @@ fn steady() {
             nothing_lost(outcome);
             let error = outcome.clock_error.expect("the clocks were compared");
             assert!(error.unsigned_abs() <= outcome.clock_bound, "{error} us off");
-            assert!(outcome.redundancy() < 0.06, "{}", outcome.redundancy());
+            // There is loss, and rate to spare for parity.
+            assert!(outcome.redundancy() < 0.5, "{}", outcome.redundancy());
         },
     );
     // One loss costs a round trip and a way: 8 ms encoding, 25 + 50 + 25 ms. FEC will better that.
@@ -293,7 +294,7 @@ fn mobile_uplinks() {
         let plan = plan(uplinks, LIGHT);
         let ways: Vec<Way<'_>> =
             plan.uplinks.iter().map(|uplink| Way { conditions: &uplink.up, began: plan.began() }).collect();
-        let oracle = Oracle::new(&ways, START, at(9_000));
+        let oracle = Oracle::new(&ways, &[], START, at(9_000));
         let demands = demands(&plan.media, media_seed(seed), START, plan.deadline, plan.media.video);
         *possible.borrow_mut() += oracle.lost(&demands).len();
         plan

@@ -14,7 +14,7 @@ use media::Time;
 
 use crate::estimate::{Estimate, PACKET_OVERHEAD};
 use crate::retransmit::{Flight, Lost};
-use crate::scheduler::{HOLD, Lane, ShardId};
+use crate::scheduler::{HOLD, Lane, REFILL, ShardId};
 use crate::wire::{FeedbackEntry, Stamp};
 use crate::{ClockEstimate, Cost, MAX_DATAGRAM, PathId, PathState, SenderPathStats};
 
@@ -127,6 +127,8 @@ pub(crate) struct Path {
     flight: Flight,
     /// When what it holds will have left.
     leaves: Time,
+    /// Takes until it holds its most.
+    filling: bool,
     train: u64,
     last_sent: Option<Time>,
     last_media: Option<Time>,
@@ -159,6 +161,7 @@ impl Path {
             estimate: Estimate::new(now),
             flight: Flight::new(first_seq, now),
             leaves: now,
+            filling: true,
             train: 0,
             last_sent: None,
             last_media: None,
@@ -230,7 +233,8 @@ impl Path {
         let limit = ((least + IN_FLIGHT_SLACK).as_micros() as f64 / per_byte).max(MIN_IN_FLIGHT);
         let above = self.flight.in_flight() as f64 - limit;
         let mut wait = self.leaves.saturating_since(now).as_micros() as f64;
-        let mut free = wait <= HOLD.as_micros() as f64;
+        let most = if self.filling { HOLD } else { REFILL };
+        let mut free = wait <= most.as_micros() as f64;
         if above > 0.0 {
             wait += above * per_byte;
             free = false;
@@ -292,7 +296,9 @@ impl Path {
             None if self.train_left > 0 => takes = takes.min(self.train_gap),
             None => {}
         }
+        self.filling = self.filling || self.leaves <= now + REFILL;
         self.leaves = self.leaves.max(now - TIMER_SLACK) + takes;
+        self.filling &= self.leaves <= now + HOLD;
         self.last_sent = Some(now);
         self.packets_sent += 1;
         self.bytes_sent += len as u64;

@@ -20,8 +20,17 @@ const NOTICE: Duration = Duration::from_millis(130);
 const RECOVER: Duration = Duration::from_millis(200);
 
 /// But no path is so doubtful that less than this part of all is used: a creator with one good uplink wants
-/// to be seen well.
+/// to be seen well. Where the others carry less than that part, nothing can save the show, and nothing is held
+/// back for it.
 const ALONE: f64 = 0.5;
+const NO_HELP: f64 = 0.15;
+
+/// While what has piled up drains, the encoder still gets this part of what the paths carry: the picture of
+/// that time is to stay a picture.
+const LEAST: f64 = 0.25;
+
+/// In the beginning the rate follows what the paths' first trains prove for this long, without slowness.
+const BEGINNING: Duration = Duration::from_millis(1_000);
 
 /// What waits in the bond's queue beyond a frame time's worth is to be gone in this time.
 const DRAIN: Duration = Duration::from_millis(300);
@@ -45,11 +54,13 @@ const FALL_FROM: f64 = 0.95;
 pub(crate) struct Target {
     rate: f64,
     not_before: Time,
+    /// When there was a path for the first time.
+    began: Option<Time>,
 }
 
 impl Target {
     pub fn new() -> Self {
-        Self { rate: 0.0, not_before: Time::ZERO }
+        Self { rate: 0.0, not_before: Time::ZERO, began: None }
     }
 
     /// Bits per second of media.
@@ -64,11 +75,19 @@ impl Target {
         // encoder follows, must find room on the others within the deadline.
         let others = carries - best;
         let held = best / carries.max(1.0) * NOTICE.as_secs_f64() + FRAME_TIME;
-        let survivable = others * RECOVER.as_secs_f64() / held;
-        let usable = (carries * USABLE).min(survivable.max(carries * ALONE)) * PAYLOAD;
+        let survivable = match others < carries * NO_HELP {
+            true => f64::INFINITY,
+            false => (others * RECOVER.as_secs_f64() / held).max(carries * ALONE),
+        };
+        let usable = (carries * USABLE).min(survivable) * PAYLOAD;
         let waiting = (queued as f64 * 8.0 - usable * FRAME_TIME).max(0.0);
-        let available = (usable - waiting / DRAIN.as_secs_f64()).max(0.0);
-        if available < self.rate * FALL_FROM {
+        let available = (usable - waiting / DRAIN.as_secs_f64()).max(usable * LEAST);
+        if self.rate == 0.0 && available > 0.0 {
+            self.began.get_or_insert(now);
+        }
+        if self.began.is_none_or(|began| now < began + BEGINNING) {
+            self.rate = available;
+        } else if available < self.rate * FALL_FROM {
             self.rate = available;
             self.not_before = now + REST;
         } else if self.rate == 0.0 {
@@ -88,9 +107,38 @@ mod tests {
         Time::from_millis(10_000 + millis)
     }
 
+    /// After its beginning.
+    fn begun() -> Target {
+        let mut target = Target::new();
+        target.update(1e6, 1e6, 0, Time::from_millis(1_000));
+        target.update(0.0, 0.0, 0, Time::from_millis(9_000));
+        target
+    }
+
+    #[test]
+    fn the_beginning_is_not_slow() {
+        let mut target = Target::new();
+        target.update(1.5e6, 1.5e6, 0, at(0));
+        target.update(12e6, 5e6, 0, at(40));
+        assert!(target.rate() > 9e6, "{}", target.rate());
+    }
+
+    #[test]
+    fn a_lone_uplink_is_used_and_a_doubtful_one_is_not_relied_on() {
+        let mut target = begun();
+        target.update(4e6, 4e6, 0, at(0));
+        assert!(target.rate() > 3e6, "{}", target.rate());
+        let mut target = begun();
+        target.update(12e6, 11.5e6, 0, at(0));
+        assert!(target.rate() > 9e6, "{}", target.rate());
+        let mut target = begun();
+        target.update(16e6, 12e6, 0, at(0));
+        assert!((6e6..8e6).contains(&target.rate()), "{}", target.rate());
+    }
+
     #[test]
     fn falls_at_once_and_rises_slowly() {
-        let mut target = Target::new();
+        let mut target = begun();
         target.update(12e6, 4e6, 0, at(0));
         let full = target.rate();
         assert!((8e6..10e6).contains(&full), "{full}");
@@ -113,7 +161,7 @@ mod tests {
 
     #[test]
     fn noise_does_not_show() {
-        let mut target = Target::new();
+        let mut target = begun();
         target.update(10e6, 4e6, 0, at(0));
         let rate = target.rate();
         for millis in 1..2_000 {
@@ -125,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_worked_off() {
-        let mut target = Target::new();
+        let mut target = begun();
         target.update(10e6, 4e6, 0, at(0));
         target.update(10e6, 4e6, 150_000, at(10));
         assert!(target.rate() < 5e6, "{}", target.rate());

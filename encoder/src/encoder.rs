@@ -132,6 +132,12 @@ impl Encoder {
         self.shared.counts.read()
     }
 
+    /// Reads the counters even after the encoder has stopped, when they are final.
+    pub fn counters_reader(&self) -> impl Fn() -> Counters + Send + 'static {
+        let shared = self.shared.clone();
+        move || shared.counts.read()
+    }
+
     /// The next event, if there is one. Never blocks.
     pub fn poll_event(&self) -> Option<EncoderEvent> {
         self.shared.events.poll()

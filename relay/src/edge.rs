@@ -273,7 +273,8 @@ fn listen(addr: SocketAddr, identity: Identity) -> Result<quinn::Endpoint, EdgeE
         .receive_window(RECEIVE_WINDOW.into())
         .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
         .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
-        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER));
+        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
+        .ack_frequency_config(Some(crate::tls::rare_acks()));
     config.transport_config(Arc::new(transport));
 
     let fail = |source| EdgeError::Listen { protocol: "UDP", addr, option: "--listen", source };

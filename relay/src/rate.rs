@@ -13,14 +13,10 @@ pub struct RateSignal {
 }
 
 impl RateSignal {
-    /// The bond asks for `rate` bits per second now, and some path of it is `carrying`. Gives what the
-    /// encoder has to be told, if anything.
-    ///
-    /// The two must not be mixed up: while there is no path, the encoder goes on as it was, for the
-    /// recording; while paths only drain what has piled up, it must give the least that it can.
-    pub fn update(&mut self, rate: u64, carrying: bool) -> Option<u32> {
-        let least = if carrying { STEP as u32 } else { 0 };
-        let rate = u32::try_from(rate / STEP * STEP).unwrap_or(u32::MAX).max(least);
+    /// The bond asks for `target` bits per second now; 0 while there is no path. Gives what the encoder has
+    /// to be told, if anything.
+    pub fn update(&mut self, target: u64) -> Option<u32> {
+        let rate = u32::try_from(target / STEP * STEP).unwrap_or(u32::MAX);
         let tell = self
             .told
             .is_none_or(|told| rate < told || u64::from(rate) * 100 > u64::from(told) * (100 + RISE));
@@ -39,15 +35,15 @@ mod tests {
     #[test]
     fn falls_at_once_rises_when_worth_it() {
         let mut signal = RateSignal::default();
-        assert_eq!(signal.update(2_000_000, true), Some(2_000_000));
-        assert_eq!(signal.update(2_000_999, true), None, "less than the encoder's step");
-        assert_eq!(signal.update(2_060_000, true), None);
-        assert_eq!(signal.update(2_061_000, true), Some(2_061_000));
-        assert_eq!(signal.update(2_060_500, true), Some(2_060_000));
-        assert_eq!(signal.update(0, true), Some(1_000), "the least, but not nothing");
-        assert_eq!(signal.update(0, false), Some(0), "no uplink");
-        assert_eq!(signal.update(0, false), None);
-        assert_eq!(signal.update(500_000, true), Some(500_000));
-        assert_eq!(signal.update(u64::MAX, true), Some(u32::MAX));
+        let mut update = |target| signal.update(target);
+        assert_eq!(update(2_000_000), Some(2_000_000));
+        assert_eq!(update(2_000_999), None, "less than the encoder's step");
+        assert_eq!(update(2_060_000), None);
+        assert_eq!(update(2_061_000), Some(2_061_000));
+        assert_eq!(update(2_060_500), Some(2_060_000));
+        assert_eq!(update(0), Some(0), "no uplink");
+        assert_eq!(update(0), None);
+        assert_eq!(update(1_000), Some(1_000));
+        assert_eq!(update(u64::MAX), Some(u32::MAX));
     }
 }

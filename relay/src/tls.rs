@@ -147,6 +147,21 @@ fn write(path: &Path, data: &[u8], mode: u32) -> Result<(), TlsError> {
     fs::rename(&temporary, path).map_err(fail)
 }
 
+/// After so many packets QUIC acknowledges,
+const ACK_EVERY: u32 = 20;
+
+/// and after so long at the latest: two feedback intervals of the bond and some.
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
+/// Asks the other end for few acknowledgements (draft-ietf-quic-ack-frequency); one that does not know the
+/// extension goes on as ever. The bond's own feedback tells more, sooner, and QUIC's every second packet
+/// cost as many system calls as the media. Loss of stream data is found by gaps, which are told at once.
+pub(crate) fn rare_acks() -> quinn::AckFrequencyConfig {
+    let mut config = quinn::AckFrequencyConfig::default();
+    config.ack_eliciting_threshold(ACK_EVERY.into()).max_ack_delay(Some(ACK_DELAY));
+    config
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

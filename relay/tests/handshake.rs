@@ -67,7 +67,7 @@ fn venue(addr: &EdgeAddress, token: Option<&str>, uplinks: &[&str]) -> Venue {
         deadline: Duration::from_millis(400),
     };
     let clock = Clock::start();
-    Venue::start(settings, catalog(), clock, frames(clock), no_hooks())
+    Venue::start(settings, catalog(), clock, frames(clock), no_hooks()).unwrap()
 }
 
 fn uplink(venue: &Venue) -> UplinkState {

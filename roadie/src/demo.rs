@@ -23,7 +23,7 @@ use crate::cut::Cut;
 use crate::edge_api::EdgeApi;
 use crate::emulator::Emulator;
 use crate::report::{self, EdgePassage, Evidence, PagePassage, RecordingReport, Report, UplinkReport};
-use crate::show::{self, Show};
+use crate::show::{self, Ending, Show};
 use crate::terminal::{self, Meter, Screen};
 use crate::viewer::Viewer;
 
@@ -225,9 +225,15 @@ impl Run {
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
 
-        let encoder = show.status().encoder;
-        self.evidence.encoded.extend(show.take_log());
         let ending = show.end().await;
+        let encoder = ending.encoder();
+        // The last frames were encoded while the encoder stopped.
+        let sent = |ending: &Ending| ending.venue().sent.get(&VIDEO_TRACK).copied().unwrap_or(0);
+        let patience = Instant::now() + DRAIN;
+        while sent(&ending) < encoder.encoded && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.evidence.encoded.extend(ending.take_log());
         let recordings = ending.recordings();
         let mut report = Report { seconds: elapsed.as_secs_f64(), ..Report::default() };
         if self.viewer.is_some() {

@@ -1,16 +1,17 @@
-//! Bad uplinks for the demo and the tests: a UDP proxy on loopback whose two directions go through
-//! [`sim::Link`]s. What the bond's sockets see is what a modem would do to them.
+//! Bad uplinks for the demo, the tests and the benchmarks: a UDP proxy on loopback whose two directions go
+//! through [`sim::Link`]s. What the bond's sockets see is what a modem would do to them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use media::Time;
 use relay::clock::Clock;
-use sim::{Conditions, Link};
+use sim::{Conditions, Link, LinkStats, Outage};
 use tokio::net::UdpSocket;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// Largest UDP payload that passes.
@@ -22,6 +23,9 @@ const HEADERS: usize = 28;
 /// How long nothing may happen before the loop looks at its switches again.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Waits are counted by the millisecond up to this one; longer ones count as this.
+const LONGEST_WAIT: usize = 2000;
+
 /// One emulated uplink, running.
 pub struct Emulator {
     addr: SocketAddr,
@@ -29,17 +33,54 @@ pub struct Emulator {
     task: JoinHandle<()>,
 }
 
+/// What one emulated uplink carried so far.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    /// Towards the target.
+    pub up: LinkStats,
+    /// Back.
+    pub down: LinkStats,
+    /// How many packets towards the target waited so many milliseconds for their turn at the bottleneck.
+    pub waits: Vec<u64>,
+}
+
+/// What one uplink's day brings: blackouts, by the system clock.
+#[derive(Clone, Debug, Default)]
+pub struct Day {
+    /// When recorded rates begin.
+    pub begin: Time,
+    /// Dark towards the target.
+    pub up: Vec<Outage>,
+    /// Dark on the way back.
+    pub down: Vec<Outage>,
+}
+
 #[derive(Default)]
 struct Shared {
     down: AtomicBool,
     bytes: AtomicU64,
+    traffic: Mutex<Traffic>,
+    day: Mutex<Option<Day>>,
+    wake: Notify,
 }
 
 impl Emulator {
     /// Starts a proxy in front of `target`; both directions get the same conditions. Must be called
     /// within a runtime.
     pub async fn start(target: SocketAddr, conditions: Conditions, seed: u64) -> io::Result<Self> {
-        let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let near = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_at(near, target, conditions.clone(), conditions, seed).await
+    }
+
+    /// The same, reached at `near`, with conditions for each direction.
+    pub async fn start_at(
+        near: SocketAddr,
+        target: SocketAddr,
+        up: Conditions,
+        down: Conditions,
+        seed: u64,
+    ) -> io::Result<Self> {
+        let near = UdpSocket::bind(near).await?;
         let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = near.local_addr()?;
         let shared = Arc::new(Shared::default());
@@ -49,8 +90,8 @@ impl Emulator {
             target,
             client: None,
             clock: Clock::start(),
-            up: Link::new(conditions.clone(), seed),
-            down: Link::new(conditions, seed.wrapping_add(1)),
+            up: Link::new(up, seed),
+            down: Link::new(down, seed.wrapping_add(1)),
             shared: shared.clone(),
         };
         let task = tokio::spawn(proxy.run());
@@ -72,9 +113,20 @@ impl Emulator {
         !self.shared.down.load(Ordering::Relaxed)
     }
 
+    /// Plans the day, in place of what was planned before.
+    pub fn plan(&self, day: Day) {
+        *lock(&self.shared.day) = Some(day);
+        self.shared.wake.notify_one();
+    }
+
     /// Bytes that entered it towards the target, headers included.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What it carried so far, headers included.
+    pub fn traffic(&self) -> Traffic {
+        lock(&self.shared.traffic).clone()
     }
 }
 
@@ -82,6 +134,10 @@ impl Drop for Emulator {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Proxy {
@@ -108,6 +164,7 @@ impl Proxy {
                 received = self.near.recv_from(&mut near_buffer) => (received.ok(), None),
                 received = self.far.recv_from(&mut far_buffer) => (None, received.ok()),
                 () = tokio::time::sleep_until(self.clock.instant(wake).into()) => (None, None),
+                () = self.shared.wake.notified() => (None, None),
             };
             let now = self.clock.now();
             let down = self.shared.down.load(Ordering::Relaxed);
@@ -116,10 +173,17 @@ impl Proxy {
                 self.up.set_up(!down, now);
                 self.down.set_up(!down, now);
             }
+            if let Some(day) = lock(&self.shared.day).take() {
+                self.up.begin(day.begin);
+                self.up.set_outages(day.up);
+                self.down.begin(day.begin);
+                self.down.set_outages(day.down);
+            }
             if let Some((len, from)) = towards {
                 self.client = Some(from);
-                self.up.send(near_buffer[..len].to_vec(), len + HEADERS, now);
+                let wait = self.up.send(near_buffer[..len].to_vec(), len + HEADERS, now);
                 self.shared.bytes.fetch_add((len + HEADERS) as u64, Ordering::Relaxed);
+                self.count(wait);
             }
             if let Some((len, _)) = away {
                 self.down.send(far_buffer[..len].to_vec(), len + HEADERS, now);
@@ -132,7 +196,19 @@ impl Proxy {
                     let _ = self.near.try_send_to(&packet, client);
                 }
             }
+            let mut traffic = lock(&self.shared.traffic);
+            (traffic.up, traffic.down) = (self.up.stats(), self.down.stats());
         }
+    }
+
+    fn count(&self, wait: Option<Duration>) {
+        let Some(wait) = wait else { return };
+        let millis = (wait.as_millis() as usize).min(LONGEST_WAIT);
+        let waits = &mut lock(&self.shared.traffic).waits;
+        if waits.len() <= millis {
+            waits.resize(millis + 1, 0);
+        }
+        waits[millis] += 1;
     }
 }
 
@@ -140,13 +216,18 @@ impl Proxy {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn packets_pass_both_ways_and_a_pulled_cable_passes_none() {
+    async fn ends(conditions: Conditions) -> (UdpSocket, UdpSocket, Emulator) {
         let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let conditions = Conditions { delay: Duration::from_millis(5), ..Conditions::default() };
         let emulator = Emulator::start(server.local_addr().unwrap(), conditions, 1).await.unwrap();
         let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         client.connect(emulator.addr()).await.unwrap();
+        (server, client, emulator)
+    }
+
+    #[tokio::test]
+    async fn packets_pass_both_ways_and_a_pulled_cable_passes_none() {
+        let conditions = Conditions { delay: Duration::from_millis(5), ..Conditions::default() };
+        let (server, client, emulator) = ends(conditions).await;
         let mut buffer = [0; 64];
 
         client.send(b"one").await.unwrap();
@@ -166,5 +247,26 @@ mod tests {
         client.send(b"three").await.unwrap();
         let (len, _) = server.recv_from(&mut buffer).await.unwrap();
         assert_eq!(&buffer[..len], b"three");
+    }
+
+    #[tokio::test]
+    async fn a_planned_blackout_of_one_direction_and_the_books() {
+        let (server, client, emulator) = ends(Conditions::default()).await;
+        let now = Clock::start().now();
+        let down = vec![Outage { from: now, until: now + Duration::from_secs(60) }];
+        emulator.plan(Day { begin: now, up: Vec::new(), down });
+        let mut buffer = [0; 64];
+        for n in 1..=2 {
+            client.send(b"up").await.unwrap();
+            let (_, from) = server.recv_from(&mut buffer).await.unwrap();
+            server.send_to(b"down", from).await.unwrap();
+            while emulator.traffic().down.outage_drops < n {
+                tokio::task::yield_now().await;
+            }
+        }
+        let traffic = emulator.traffic();
+        assert_eq!((traffic.up.delivered, traffic.up.delivered_bytes), (2, 2 * (2 + HEADERS) as u64));
+        assert_eq!((traffic.down.sent, traffic.down.delivered), (2, 0));
+        assert_eq!(traffic.waits, [2]);
     }
 }

@@ -32,8 +32,8 @@ pub struct Settings {
     pub follow: bool,
 }
 
-/// Below this, 720p is blocks only: a bond that carries less has to let frames go.
-const MIN_BITRATE: u32 = 200_000;
+/// Below this, 720p is blocks only (x264 fails whole IDRs): a bond that carries less has to let frames go.
+const MIN_BITRATE: u32 = 300_000;
 
 /// What the video's bit rate is made of.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +127,7 @@ impl Show {
             clock,
             drain(frames, wake, log.clone()),
             hooks(&encoder, rates),
-        );
+        )?;
         Ok(Self { encoder, tap: status, venue, clock, log })
     }
 
@@ -163,20 +163,33 @@ impl Show {
     /// Ends capture and recordings, but keeps the bond until [`Ending::hang_up`], so that the last
     /// frames get through.
     pub async fn end(self) -> Ending {
-        let Self { encoder, tap, venue, .. } = self;
+        let Self { encoder, tap, venue, log, .. } = self;
+        let counters = encoder.counters_reader();
         // Stopping waits for the disks, a bounded time.
         let _ = tokio::task::spawn_blocking(move || drop(encoder)).await;
-        Ending { tap, venue }
+        Ending { counters: counters(), tap, venue, log }
     }
 }
 
 /// A show whose last frame was captured.
 pub struct Ending {
+    counters: Counters,
     tap: TapStatus,
     venue: Venue,
+    log: Arc<Mutex<VecDeque<Encoded>>>,
 }
 
 impl Ending {
+    /// What went through the encoder, to the last frame.
+    pub fn encoder(&self) -> Counters {
+        self.counters
+    }
+
+    /// Frames encoded since the last call of this or of [`Show::take_log`], oldest first.
+    pub fn take_log(&self) -> Vec<Encoded> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
     /// The finished recordings.
     pub fn recordings(&self) -> Vec<RecordStatus> {
         self.tap.recordings()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use media::Time;
 
-use crate::Trace;
+use crate::{CoDel, Trace};
 
 /// The longest delay, jitter or queue that makes sense, so that a slip of units shows.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -25,6 +25,8 @@ pub struct Conditions {
     pub reorder: bool,
     /// A packet that would wait longer than this before its turn is dropped.
     pub queue: Duration,
+    /// Whether the queue is kept short besides.
+    pub codel: Option<CoDel>,
     /// Which packets vanish.
     pub loss: Loss,
     /// When all packets vanish, silently.
@@ -41,6 +43,7 @@ impl Default for Conditions {
             jitter: Duration::ZERO,
             reorder: false,
             queue: Duration::from_millis(200),
+            codel: None,
             loss: Loss::None,
             outages: Vec::new(),
         }

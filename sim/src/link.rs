@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use media::Time;
 
-use crate::conditions::{Conditions, Loss, Rate};
+use crate::codel::Controller;
+use crate::conditions::{Conditions, Loss, Outage, Rate};
 use crate::rng::Rng;
 use crate::trace::{OPPORTUNITY_BYTES, Trace};
 
@@ -19,6 +20,7 @@ const MAX_PACKETS: usize = 1 << 16;
 pub struct Link<T> {
     conditions: Conditions,
     server: Server,
+    controller: Controller,
     rng: Rng,
     bad_state: bool,
     up: bool,
@@ -29,9 +31,11 @@ pub struct Link<T> {
 }
 
 #[derive(Debug)]
-struct Packet<T> {
-    payload: T,
-    size: usize,
+pub(crate) struct Packet<T> {
+    pub payload: T,
+    pub size: usize,
+    /// For its turn.
+    pub waited: Duration,
     /// When its last bit leaves the queue for the air.
     departs: Time,
     arrives: Time,
@@ -50,6 +54,8 @@ pub struct LinkStats {
     pub delivered_bytes: u64,
     /// Packets that found the queue full.
     pub queue_drops: u64,
+    /// Packets that CoDel dropped, to keep the queue short.
+    pub codel_drops: u64,
     /// Packets lost by chance.
     pub losses: u64,
     /// Packets that vanished in an outage or with the cable.
@@ -72,6 +78,7 @@ impl<T> Link<T> {
         Self {
             conditions,
             server,
+            controller: Controller::default(),
             rng: Rng::new(seed),
             bad_state: false,
             up: true,
@@ -81,11 +88,16 @@ impl<T> Link<T> {
         }
     }
 
-    /// Starts a recorded rate at this time; without this it starts at the first packet.
+    /// Starts a recorded rate at this time, or starts it anew; without this it starts at the first packet.
     pub fn begin(&mut self, at: Time) {
-        if let Server::Trace { start, .. } = &mut self.server {
-            *start = Some(at);
+        if let Server::Trace { start, next, left, .. } = &mut self.server {
+            (*start, *next, *left) = (Some(at), 0, OPPORTUNITY_BYTES);
         }
+    }
+
+    /// Plans other blackouts than before, from now on.
+    pub fn set_outages(&mut self, outages: Vec<Outage>) {
+        self.conditions.outages = outages;
     }
 
     /// Puts a packet in. `size` is what it weighs on the link, in bytes, headers and all. Returns how long
@@ -104,6 +116,12 @@ impl<T> Link<T> {
         let wait = self.server.wait(now);
         if wait > self.conditions.queue || self.packets.len() >= MAX_PACKETS {
             self.stats.queue_drops += 1;
+            return None;
+        }
+        if let Some(codel) = self.conditions.codel
+            && self.controller.drops(codel, self.server.mean_rate(), wait, now + wait)
+        {
+            self.stats.codel_drops += 1;
             return None;
         }
         let departs = self.server.serve(size, now);
@@ -128,16 +146,21 @@ impl<T> Link<T> {
         // Nearly always at the end: only reordering lets a packet overtake a few.
         let place =
             self.packets.iter().rposition(|earlier| earlier.arrives <= arrives).map_or(0, |at| at + 1);
-        self.packets.insert(place, Packet { payload, size, departs, arrives });
+        self.packets.insert(place, Packet { payload, size, waited: wait, departs, arrives });
         Some(wait)
     }
 
     /// The next packet that has arrived by now.
     pub fn poll(&mut self, now: Time) -> Option<T> {
+        self.poll_packet(now).map(|packet| packet.payload)
+    }
+
+    /// The same, with what is known of it.
+    pub(crate) fn poll_packet(&mut self, now: Time) -> Option<Packet<T>> {
         let packet = self.packets.pop_front_if(|packet| packet.arrives <= now)?;
         self.stats.delivered += 1;
         self.stats.delivered_bytes += packet.size as u64;
-        Some(packet.payload)
+        Some(packet)
     }
 
     /// When the next packet arrives.
@@ -201,6 +224,14 @@ enum Server {
 }
 
 impl Server {
+    /// Bits per second.
+    fn mean_rate(&self) -> u64 {
+        match self {
+            Server::Fixed { bits_per_second, .. } => *bits_per_second,
+            Server::Trace { trace, .. } => trace.mean_rate(),
+        }
+    }
+
     /// How long a packet that comes now waits for its turn.
     fn wait(&mut self, now: Time) -> Duration {
         match self {
@@ -249,7 +280,6 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Outage;
 
     const START: Time = Time::from_millis(1_000_000);
 
@@ -354,6 +384,19 @@ mod tests {
         assert!(link.is_up(at(14)) && !link.is_up(at(15)) && link.is_up(at(40)));
         assert_eq!(drain(&mut link), [(15, 0), (55, 3)]);
         assert_eq!(link.stats().outage_drops, 2);
+    }
+
+    #[test]
+    fn a_day_can_begin_while_packets_pass() {
+        let trace: Trace = "10\n20\n".parse().unwrap();
+        let mut link = Link::new(Conditions { rate: Rate::Trace(trace), ..Conditions::default() }, 0);
+        link.send(0, 1500, at(0));
+        link.begin(at(105));
+        link.set_outages(vec![Outage { from: at(120), until: at(130) }]);
+        link.send(1, 1500, at(106)); // leaves at 115
+        link.send(2, 1500, at(106)); // would leave at 125
+        link.send(3, 1500, at(130)); // leaves at 135
+        assert_eq!(drain(&mut link), [(10, 0), (115, 1), (135, 3)]);
     }
 
     #[test]

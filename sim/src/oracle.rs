@@ -49,6 +49,15 @@ impl Way<'_> {
     }
 }
 
+/// A bottleneck that several uplinks end in.
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'a> {
+    /// The uplinks' places among the ways.
+    pub members: &'a [usize],
+    /// It.
+    pub way: Way<'a>,
+}
+
 /// A frame that is to be delivered whole, or not at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
@@ -66,6 +75,7 @@ pub struct Demand {
 /// knows each uplink's rate at each moment (also the trace to come), its delay and its outages, and that a
 /// frame is all or nothing. It ignores, always in its own favour:
 ///
+/// - competing traffic: it has every link for itself;
 /// - loss by chance: it sends only packets that will not be lost;
 /// - jitter, of which it always draws 0, and the bounds of queues, which it never fills;
 /// - packets: bytes flow, and a frame may be cut anywhere between uplinks, without headers but those counted
@@ -89,15 +99,21 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Looks at what could arrive from `start` to `until`.
-    pub fn new(ways: &[Way<'_>], start: Time, until: Time) -> Self {
+    /// Looks at what could arrive from `start` to `until`; a way is in one share at most.
+    pub fn new(ways: &[Way<'_>], shares: &[Share<'_>], start: Time, until: Time) -> Self {
         let steps = (micros(until.saturating_since(start)) / STEP_MICROS + 1).min(MAX_STEPS) as usize;
         let mut each = vec![0.0; steps];
-        for way in ways {
-            match &way.conditions.rate {
-                Rate::Fixed(bits_per_second) => flow(&mut each, way, start, *bits_per_second),
-                Rate::Trace(trace) => replay(&mut each, way, start, trace),
+        for (number, way) in ways.iter().enumerate() {
+            if !shares.iter().any(|share| share.members.contains(&number)) {
+                arrive(&mut each, way, start);
             }
+        }
+        for share in shares {
+            let mut own = vec![0.0; steps];
+            share.members.iter().filter_map(|&number| ways.get(number)).for_each(|way| {
+                arrive(&mut own, way, start);
+            });
+            pass(&own, &mut each, share, start);
         }
         let mut sum = 0.0;
         let mut arriving = Vec::with_capacity(steps + 1);
@@ -106,6 +122,7 @@ impl Oracle {
             sum += bytes;
             sum
         }));
+        // (What a shared bottleneck adds to it would only bring the release later, in the oracle's disfavour.)
         let least_delay = ways.iter().map(|way| way.conditions.least_delay()).min().unwrap_or_default();
         Self { start, arriving, least_delay }
     }
@@ -193,6 +210,32 @@ fn leave_out(taken: &mut Vec<Taken>) -> usize {
         frame.end = frame.start + frame.bytes;
     }
     gone.index
+}
+
+/// Adds what a way lets arrive in each step.
+fn arrive(each: &mut [f64], way: &Way<'_>, start: Time) {
+    match &way.conditions.rate {
+        Rate::Fixed(bits_per_second) => flow(each, way, start, *bits_per_second),
+        Rate::Trace(trace) => replay(each, way, start, trace),
+    }
+}
+
+/// Adds what comes out of a shared bottleneck whose members bring `own`, with a queue of any length: whatever a
+/// scheduler puts into it, no more than this is through at any time.
+fn pass(own: &[f64], each: &mut [f64], share: &Share<'_>, start: Time) {
+    let mut takes = vec![0.0; own.len()];
+    let here = Conditions { delay: Duration::ZERO, swing: None, ..share.way.conditions.clone() };
+    arrive(&mut takes, &Way { conditions: &here, began: share.way.began }, start);
+    let later = (micros(share.way.conditions.least_delay()) / STEP_MICROS) as usize;
+    let mut queue = 0.0;
+    for (step, (comes, takes)) in own.iter().zip(takes).enumerate() {
+        queue += comes;
+        let out = takes.min(queue);
+        queue -= out;
+        if let Some(sum) = each.get_mut(step + later) {
+            *sum += out;
+        }
+    }
 }
 
 /// Where an uplink's bytes arrive: each departure's delay on its own, and nobody overtakes.
@@ -289,7 +332,7 @@ mod tests {
     fn oracle(conditions: &[Conditions], millis: u64) -> Oracle {
         let ways: Vec<Way<'_>> =
             conditions.iter().map(|conditions| Way { conditions, began: START }).collect();
-        Oracle::new(&ways, START, at(millis))
+        Oracle::new(&ways, &[], START, at(millis))
     }
 
     fn demand(release: u64, deadline: u64, bytes: u64) -> Demand {
@@ -319,6 +362,16 @@ mod tests {
         assert!(oracle.lost(&[demand(0, 15, 3000), demand(0, 55, 1500), demand(0, 65, 3000)]).is_empty());
         assert_eq!(oracle.lost(&[demand(0, 14, 1)]), [0]);
         assert_eq!(oracle.lost(&[demand(16, 54, 1)]), [0]);
+    }
+
+    #[test]
+    fn what_is_shared_counts_once() {
+        let (one, two, both) = (fixed(3_000_000, 10), fixed(2_000_000, 20), fixed(1_000_000, 0));
+        let way = |conditions| Way { conditions, began: START };
+        let ways = [way(&one), way(&two), way(&one)];
+        let share = Share { members: &[0, 1], way: way(&both) };
+        let oracle = Oracle::new(&ways, &[share], START, at(10_000));
+        assert!((oracle.mean_rate() - 4_000_000.0).abs() < 20_000.0, "{}", oracle.mean_rate());
     }
 
     #[test]

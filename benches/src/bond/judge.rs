@@ -28,6 +28,8 @@ pub struct Must {
     pub goodput: Option<f64>,
     /// Video in time at least this part of what the oracle sustains.
     pub follow: Option<f64>,
+    /// At least this part of the contested uplink for each, us and the other.
+    pub share: Option<f64>,
     /// Not worse than without this uplink, from 1.
     pub without: Option<usize>,
 }
@@ -91,6 +93,11 @@ impl Must {
                 format!("bitrate {ratio:.3} of the oracle's (at least {least})"),
             ));
         }
+        if let Some(least) = self.share {
+            let (ours, theirs) = f.shares.unwrap_or((0.0, 0.0));
+            let text = format!("we have {ours:.2} and Cubic {theirs:.2} of the uplink (at least {least})");
+            verdicts.push(verdict(ours >= least && theirs >= least, text));
+        }
         if let (Some(_), Some(without)) = (self.without, without) {
             verdicts.push(never_worse(f, without));
         }
@@ -98,10 +105,18 @@ impl Must {
     }
 }
 
+/// Whether one count is not above another beyond chance: where both count rare misfortunes of the same seeds,
+/// which go apart with the first datagram that differs, two standard deviations of their difference are allowed.
+/// Nothing is allowed above none.
+fn not_more(with: u64, without: u64) -> bool {
+    let chance = if without == 0 { 0.0 } else { 2.0 * ((with + without) as f64).sqrt() };
+    with as f64 <= without as f64 + chance
+}
+
 /// Not more frames late or lost, and not slower.
 pub fn never_worse(with: &Figures, without: &Figures) -> Verdict {
     let missed = |f: &Figures| f.late + f.lost + f.audio_missed;
-    let pass = missed(with) <= missed(without) && with.p99_ms <= without.p99_ms + SAME_MS;
+    let pass = not_more(missed(with), missed(without)) && with.p99_ms <= without.p99_ms + SAME_MS;
     let text = format!(
         "{} late, P99 {:.0} ms with it; {} late, P99 {:.0} ms without",
         missed(with),
@@ -124,5 +139,5 @@ pub fn fec_harmless(on: &Figures, off: &Figures) -> Verdict {
         off.p99_ms,
         off.max_ms
     );
-    verdict(missed(on) <= missed(off), text)
+    verdict(not_more(missed(on), missed(off)), text)
 }

@@ -99,6 +99,11 @@ impl Coming {
         self.with(start, Bytes::from_static(&ZEROS[..bytes]))
     }
 
+    /// The frame itself, of zeros, captured when it was and not when it should have been.
+    pub fn frame_captured(&self, at: Time, bytes: usize) -> Frame {
+        Frame { capture_time: at, ..self.frame(Time::ZERO, bytes) }
+    }
+
     /// The frame itself, of bytes that only it has, to be compared at the other end.
     pub fn frame_with_content(&self, start: Time, bytes: usize) -> Frame {
         let id = self.id;

@@ -61,6 +61,15 @@ pub struct Follow {
     pub most: u64,
 }
 
+/// A bottleneck towards the receiver that several uplinks end in.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Which.
+    pub uplinks: Vec<usize>,
+    /// It.
+    pub conditions: Conditions,
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -80,14 +89,18 @@ pub struct Plan {
     pub duplicates: f64,
     /// Whether the video's rate follows the bond; `None`: [`Media::video`].
     pub follow: Option<Follow>,
+    /// Bottlenecks behind the uplinks.
+    pub shared: Vec<Shared>,
+    /// Uplinks on which somebody else's Cubic flow sends too, all the time; one on each at most.
+    pub rivals: Vec<usize>,
+    /// The ends' clocks drift apart by up to this, parts per million.
+    pub drift_ppm: u64,
     /// Whether parity is sent.
     pub fec: bool,
     /// Compare every byte and the order at the other end (slow).
     pub check: bool,
     /// Keep the fate of every single frame (not for days).
     pub keep_fates: bool,
-    /// Print the uplinks' state this often.
-    pub watch: Option<Duration>,
 }
 
 impl Plan {
@@ -102,10 +115,12 @@ impl Plan {
             first: None,
             duplicates: 0.0,
             follow: None,
+            shared: Vec::new(),
+            rivals: Vec::new(),
+            drift_ppm: 0,
             fec: true,
             check: false,
             keep_fates: true,
-            watch: None,
         }
     }
 

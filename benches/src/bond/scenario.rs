@@ -1,45 +1,23 @@
 //! A scenario, checked: what every seed makes a plan of.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use sim::{Conditions, Loss, Outage, Rate, Rng, Swing, Trace, Way};
+use anyhow::{anyhow, bail};
+use sim::{Conditions, Outage, Rate, Rng, Way};
 
 use super::judge::Must;
+use super::line::{Line, lines};
 use super::media::{Media, video_rate_for};
-use super::plan::{Follow, Plan, START, Uplink};
-use super::spec::{Spec, named, spread_out};
+use super::plan::{Follow, Plan, START, Shared, Uplink};
+use super::spec::{Spec, named};
 use super::text::{self, Cut};
-use super::world::HAS_FEC;
 
-/// With traces, which are one way only, feedback comes back at this rate. Bits per second.
-const FEEDBACK_RATE: u64 = 5_000_000;
+/// Quartz clocks: two of them drift apart by up to this, parts per million.
+const DRIFT_PPM: f64 = 50.0;
 
-/// The longest show of a made-up trace is not repeated.
-const MOBILE_SECONDS: std::ops::RangeInclusive<u64> = 60..=600;
-
-/// How fast an uplink is.
-#[derive(Clone, Debug)]
-enum Speed {
-    /// Bits per second.
-    Fixed(u64),
-    /// From a file.
-    Recorded(Trace),
-    /// Made up for each seed, with this mean in bits per second.
-    Mobile(u64),
-}
-
-/// One uplink, before a seed has said how its day goes.
-#[derive(Clone, Debug)]
-struct Line {
-    speed: Speed,
-    delay: Duration,
-    swing: Option<Swing>,
-    jitter: Duration,
-    queue: Duration,
-    loss: Loss,
-}
+/// No clock is worse, parts per million.
+const MOST_DRIFT_PPM: f64 = 10_000.0;
 
 /// Conditions, media, outages, and what must come of it.
 #[derive(Clone, Debug)]
@@ -59,6 +37,9 @@ pub struct Scenario {
     /// `None`: at random.
     trace_start: Option<Duration>,
     follow: Option<Follow>,
+    shared: Vec<Shared>,
+    rivals: Vec<usize>,
+    drift_ppm: u64,
     deadline: Duration,
     fec: bool,
     without: Option<usize>,
@@ -70,9 +51,30 @@ impl Scenario {
         let lines = lines(spec, traces)?;
         let (media, video_part) = media(spec)?;
         let cuts: Vec<Cut> = named("cut", spec.cut.iter().map(|cut| text::cut(cut)).collect())?;
-        if let Some(uplink) = cuts.iter().filter_map(|cut| cut.uplink).find(|&uplink| uplink >= lines.len()) {
-            bail!("--cut cannot be used: there is no uplink {}, there are {}", uplink + 1, lines.len());
+        let known = |flag: &str, uplink: usize| match lines.get(uplink) {
+            Some(_) => Ok(uplink),
+            None => Err(anyhow!(
+                "--{flag} cannot be used: there is no uplink {}, there are {}",
+                uplink + 1,
+                lines.len()
+            )),
+        };
+        for cut in &cuts {
+            cut.uplink.map(|uplink| known("cut", uplink)).transpose()?;
         }
+        let mut shared = Vec::new();
+        if let Some(share) = &spec.share {
+            let (uplinks, rate) = named("share", text::share(share))?;
+            uplinks.iter().try_for_each(|&uplink| known("share", uplink).map(drop))?;
+            let conditions = Conditions { rate: Rate::Fixed(rate), ..Conditions::default() };
+            shared.push(Shared { uplinks, conditions });
+        }
+        let mut rivals = Vec::new();
+        if let Some(uplink) = &spec.cubic {
+            let uplink = named("cubic", text::number(uplink))? as usize;
+            rivals.push(known("cubic", uplink.wrapping_sub(1))?);
+        }
+        let drift = named("drift", spec.drift.as_deref().map_or(Ok(DRIFT_PPM), text::number))?;
         let trace_start = match spec.trace_start.as_deref() {
             None | Some("random") => None,
             Some(at) => Some(named("trace-start", text::seconds(at))?),
@@ -90,9 +92,6 @@ impl Scenario {
             bail!("--deadline cannot be used: 0 ms leave no time for anything");
         }
         let fec = named("fec", spec.fec.as_deref().map_or(Ok(true), text::switch))?;
-        if !fec && !HAS_FEC {
-            bail!("--fec off cannot be used: this version of the bond has no parity to switch off");
-        }
         Ok(Self {
             name: name.to_owned(),
             about: spec.about.clone().unwrap_or_default(),
@@ -104,6 +103,9 @@ impl Scenario {
             spread: named("spread", spec.spread.as_deref().map_or(Ok(Duration::ZERO), text::seconds))?,
             trace_start,
             follow,
+            shared,
+            rivals,
+            drift_ppm: drift.min(MOST_DRIFT_PPM) as u64,
             deadline,
             fec,
             without: None,
@@ -123,6 +125,16 @@ impl Scenario {
     /// Whether the encoder follows.
     pub fn follow(&self) -> Option<Follow> {
         self.follow
+    }
+
+    /// Whether it can be run with real sockets, where each uplink has an emulator of its own.
+    pub fn check_real(&self) -> anyhow::Result<()> {
+        let flag = match (self.shared.is_empty(), self.rivals.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, _) => "share",
+            (_, false) => "cubic",
+        };
+        bail!("--{flag} is simulated only: add --simulate")
     }
 
     /// The same without an uplink (from 0): it is never there.
@@ -152,8 +164,11 @@ impl Scenario {
     pub fn plan(&self, seed: u64, variant: usize) -> Plan {
         let mut rng = Rng::new(seed ^ 0x706c_616e);
         let shift = Duration::from_micros(rng.below(self.spread.as_micros() as u64 + 1));
-        let mut uplinks: Vec<Uplink> =
-            self.lines.iter().map(|line| self.uplink(line, &mut Rng::new(rng.next_u64()))).collect();
+        let mut uplinks: Vec<Uplink> = self
+            .lines
+            .iter()
+            .map(|line| line.uplink(self.trace_start, self.media.length, &mut Rng::new(rng.next_u64())))
+            .collect();
         for cut in &self.cuts {
             let from = START + cut.at + shift;
             let outage = Outage { from, until: from + cut.length };
@@ -171,6 +186,9 @@ impl Scenario {
             deadline: self.deadline,
             first,
             follow: self.follow,
+            shared: self.shared.clone(),
+            rivals: self.rivals.clone(),
+            drift_ppm: self.drift_ppm,
             fec: self.fec,
             ..Plan::new(uplinks, self.media)
         };
@@ -179,39 +197,6 @@ impl Scenario {
             plan.media.video = video_rate_for(&self.media, sum * part);
         }
         plan
-    }
-
-    fn uplink(&self, line: &Line, rng: &mut Rng) -> Uplink {
-        let seconds = self.media.length.as_secs() + 2;
-        let rate = match &line.speed {
-            Speed::Fixed(rate) => Rate::Fixed(*rate),
-            Speed::Recorded(trace) => {
-                let start = match self.trace_start {
-                    Some(start) => start.as_millis() as u64,
-                    None => rng.below(trace.period_millis()),
-                };
-                Rate::Trace(trace.from_millis(start))
-            }
-            Speed::Mobile(mean) => {
-                let seconds = seconds.clamp(*MOBILE_SECONDS.start(), *MOBILE_SECONDS.end());
-                // A mean that gives no packet in a minute was refused when it was read.
-                Trace::mobile(*mean, seconds, rng).map_or(Rate::Fixed(*mean), Rate::Trace)
-            }
-        };
-        let back = match &rate {
-            Rate::Fixed(_) => rate.clone(),
-            Rate::Trace(_) => Rate::Fixed(FEEDBACK_RATE),
-        };
-        let up = Conditions {
-            rate,
-            delay: line.delay,
-            swing: line.swing,
-            jitter: line.jitter,
-            queue: line.queue,
-            loss: line.loss,
-            ..Conditions::default()
-        };
-        Uplink { down: Conditions { rate: back, ..up.clone() }, up }
     }
 }
 
@@ -228,82 +213,6 @@ pub fn capacity_of(plan: &Plan, uplink: usize) -> f64 {
         }
         _ => 0.0,
     }
-}
-
-fn lines(spec: &Spec, traces: &Path) -> anyhow::Result<Vec<Line>> {
-    let speeds: Vec<Speed> = match (&spec.rates, &spec.traces) {
-        (Some(_), Some(_)) => bail!("--rates and --traces stand for each other: give one of them"),
-        (_, Some(names)) => {
-            named("traces", names.split(',').map(|name| speed(name.trim(), traces)).collect())?
-        }
-        (rates, None) => {
-            let rates = named("rates", text::numbers(rates.as_deref().unwrap_or("5,4,3")))?;
-            if rates.iter().any(|&rate| text::megabits(rate) == 0) {
-                bail!(
-                    "--rates cannot be used: an uplink of 0 Mb/s carries nothing; use --cut for a dark one"
-                );
-            }
-            rates.into_iter().map(|rate| Speed::Fixed(text::megabits(rate))).collect()
-        }
-    };
-    let count = speeds.len();
-    if count > bond::MAX_PATHS {
-        bail!("{count} uplinks are over the bond's bound of {}", bond::MAX_PATHS);
-    }
-    let millis = |flag: &str, given: &Option<String>, default: &str| {
-        let numbers = named(flag, text::numbers(given.as_deref().unwrap_or(default)))?;
-        let times = numbers.into_iter().map(text::millis).collect();
-        spread_out(flag, times, count)
-    };
-    let delays = if count == 3 { "25,35,15" } else { "25" };
-    let delays = millis("delays", &spec.delays, delays)?;
-    let jitters = millis("jitter", &spec.jitter, "3")?;
-    let queues = millis("queue", &spec.queue, "200")?;
-    let losses = spec.loss.as_deref().unwrap_or("0").split(',').map(text::loss).collect();
-    let losses = spread_out("loss", named("loss", losses)?, count)?;
-    let swing = spec.swing.as_deref().map(|swing| named("swing", text::swing(swing))).transpose()?;
-    if let Some((uplink, _)) = swing.filter(|(uplink, _)| *uplink >= count) {
-        bail!("--swing cannot be used: there is no uplink {}, there are {count}", uplink + 1);
-    }
-    let mut lines = Vec::new();
-    for (index, speed) in speeds.into_iter().enumerate() {
-        let line = Line {
-            speed,
-            delay: delays[index],
-            swing: swing.filter(|(uplink, _)| *uplink == index).map(|(_, swing)| swing),
-            jitter: jitters[index],
-            queue: queues[index],
-            loss: losses[index],
-        };
-        let conditions = Conditions {
-            delay: line.delay,
-            swing: line.swing,
-            jitter: line.jitter,
-            queue: line.queue,
-            loss: line.loss,
-            ..Conditions::default()
-        };
-        conditions.check().with_context(|| format!("uplink {} cannot be", index + 1))?;
-        lines.push(line);
-    }
-    Ok(lines)
-}
-
-fn speed(name: &str, traces: &Path) -> anyhow::Result<Speed> {
-    if let Some(mean) = name.strip_prefix("mobile:") {
-        let mean = text::megabits(text::number(mean)?);
-        if mean < 10_000 {
-            bail!("{name:?}: a mobile uplink needs a mean of at least 0.01 Mb/s");
-        }
-        return Ok(Speed::Mobile(mean));
-    }
-    let path = [PathBuf::from(name), traces.join(name)].into_iter().find(|path| path.is_file());
-    let path = path.with_context(|| {
-        let folder = traces.display();
-        format!("there is no trace {name:?}, nor is it in {folder}; --trace-dir (or ROADIE_TRACES) names another folder")
-    })?;
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Speed::Recorded(text.parse().with_context(|| format!("{} is no trace", path.display()))?))
 }
 
 fn media(spec: &Spec) -> anyhow::Result<(Media, Option<f64>)> {
@@ -376,6 +285,9 @@ mod tests {
             ("delays = \"1,2\"", "--delays has 2 values for 3"),
             ("loss = \"2\"", "--loss"),
             ("cut = \"4@1s+1s\"", "no uplink 4"),
+            ("share = \"1+4@3\"", "--share cannot be used: there is no uplink 4"),
+            ("cubic = 0", "--cubic"),
+            ("queue = \"red\"", "--queue"),
             ("deadline = 0", "--deadline"),
             ("fps = 0", "--fps"),
             ("seconds = 0", "--seconds"),

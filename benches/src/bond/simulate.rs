@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use media::Time;
 use serde::Serialize;
-use sim::{Oracle, Way};
+use sim::{Oracle, Share, Way};
 
 use super::media::{VIDEO, demands};
 use super::plan::{Plan, START};
@@ -132,14 +132,18 @@ struct Bound {
 }
 
 fn bound(plan: &Plan, seed: u64) -> Bound {
-    let ways: Vec<Way<'_>> = plan
-        .uplinks
+    let way = |conditions| Way { conditions, began: plan.began() };
+    let present: Vec<usize> = (0..plan.uplinks.len()).filter(|&uplink| plan.is_first(uplink)).collect();
+    let ways: Vec<Way<'_>> = present.iter().map(|&uplink| way(&plan.uplinks[uplink].up)).collect();
+    let members: Vec<Vec<usize>> =
+        plan.shared.iter().map(|shared| places(&present, &shared.uplinks)).collect();
+    let shares: Vec<Share<'_>> = plan
+        .shared
         .iter()
-        .enumerate()
-        .filter(|(uplink, _)| plan.is_first(*uplink))
-        .map(|(_, uplink)| Way { conditions: &uplink.up, began: plan.began() })
+        .zip(&members)
+        .map(|(shared, members)| Share { members, way: way(&shared.conditions) })
         .collect();
-    let oracle = Oracle::new(&ways, START, end(plan));
+    let oracle = Oracle::new(&ways, &shares, START, end(plan));
     let frames = |video| demands(&plan.media, media_seed(seed), START, plan.deadline, video);
     let (rate, sustainable) = match plan.follow {
         None => (plan.media.video, None),
@@ -157,6 +161,11 @@ fn bound(plan: &Plan, seed: u64) -> Bound {
         source.advance();
     }
     Bound { video, audio: lost.len() as u64 - video, sustainable }
+}
+
+/// Where among all that are present these are.
+fn places(present: &[usize], these: &[usize]) -> Vec<usize> {
+    (0..present.len()).filter(|&place| these.contains(&present[place])).collect()
 }
 
 fn end(plan: &Plan) -> Time {

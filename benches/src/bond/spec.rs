@@ -55,10 +55,27 @@ pub struct Spec {
     #[serde(deserialize_with = "word")]
     pub loss: Option<String>,
 
-    /// Queue of the bottlenecks, ms of waiting; one for all, or one for each [default: 200]
-    #[arg(long, value_name = "MS,...")]
+    /// Queue of the bottlenecks: ms of waiting, or `codel` for one that keeps itself short (RFC 8289); one for
+    /// all, or one for each [default: 200]
+    #[arg(long, value_name = "MS|codel,...")]
     #[serde(deserialize_with = "word")]
     pub queue: Option<String>,
+
+    /// Uplinks that end in one bottleneck: 1+2@6 lets uplinks 1 and 2 share 6 Mb/s
+    #[arg(long, value_name = "UPLINKS@MBPS")]
+    #[serde(deserialize_with = "word")]
+    pub share: Option<String>,
+
+    /// An uplink on which somebody else's Cubic flow (RFC 9438) sends all the time
+    #[arg(long, value_name = "UPLINK")]
+    #[serde(deserialize_with = "word")]
+    pub cubic: Option<String>,
+
+    /// The two ends' clocks drift apart by up to this, parts per million; they always differ by hours
+    /// [default: 50]
+    #[arg(long, value_name = "PPM")]
+    #[serde(deserialize_with = "word")]
+    pub drift: Option<String>,
 
     /// Silent blackout: 1@4s+3s cuts uplink 1 from second 4 for 3 s; 1>@... data only, 1<@... feedback only;
     /// *@... each uplink in turn. May be repeated
@@ -131,6 +148,9 @@ impl Spec {
             jitter: self.jitter.or(below.jitter),
             loss: self.loss.or(below.loss),
             queue: self.queue.or(below.queue),
+            share: self.share.or(below.share),
+            cubic: self.cubic.or(below.cubic),
+            drift: self.drift.or(below.drift),
             cut: if self.cut.is_empty() { below.cut } else { self.cut },
             spread: self.spread.or(below.spread),
             video: self.video.or(below.video),
@@ -148,7 +168,7 @@ impl Spec {
 
 /// Where the named scenarios lie.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/scenarios")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).join("fixtures/scenarios")
 }
 
 /// A scenario's file by its name, or a file of one's own; returns its name too.

@@ -18,8 +18,10 @@ struct Line {
     /// Bits delivered and bits that it could have carried, while frames came.
     used: (f64, f64),
     packets: u64,
-    losses: u64,
-    queue_drops: u64,
+    arrived: u64,
+    no_room: u64,
+    /// Bits of somebody else's flow that arrived.
+    rival: f64,
     suspected: u64,
     queueing: Times,
 }
@@ -87,6 +89,8 @@ pub struct Figures {
     pub video_mbps: f64,
     /// Sum of the uplinks' capacities, Mb/s, mean of the runs.
     pub capacity_mbps: f64,
+    /// Where somebody competes: our part of the uplink, and theirs.
+    pub shares: Option<(f64, f64)>,
     /// Video in time over what the oracle sustains: mean of the feasible runs (following encoder only),
     pub follow_ratio: Option<f64>,
     /// and the oracle's rate, Mb/s, mean of these runs.
@@ -100,8 +104,9 @@ impl Summary {
             sent: 0,
             used: (0.0, 0.0),
             packets: 0,
-            losses: 0,
-            queue_drops: 0,
+            arrived: 0,
+            no_room: 0,
+            rival: 0.0,
             suspected: 0,
             queueing: times(),
         };
@@ -124,12 +129,13 @@ impl Summary {
         self.runs.push(run);
         self.events += outcome.events;
         for (index, (line, uplink)) in self.lines.iter_mut().zip(&outcome.uplinks).enumerate() {
-            let (bits, of) = used(plan, index, uplink.up.delivered_bytes);
+            let (bits, of) = used(plan, index, uplink.arrived.bytes);
             line.used = (line.used.0 + bits, line.used.1 + of);
-            line.sent += uplink.up.sent_bytes;
-            line.packets += uplink.up.sent;
-            line.losses += uplink.up.losses + uplink.up.outage_drops;
-            line.queue_drops += uplink.up.queue_drops;
+            line.sent += uplink.sent.bytes;
+            line.packets += uplink.sent.packets;
+            line.arrived += uplink.arrived.packets;
+            line.no_room += uplink.link.queue_drops + uplink.link.codel_drops;
+            line.rival += uplink.rival.map_or(0.0, |rival| rival.delivered_bytes as f64 * 8.0);
             let path = outcome.sender.paths.iter().find(|path| usize::from(path.path.0) == index);
             line.suspected += path.map_or(0, |path| path.suspected);
             // Both have the same bounds, so that it cannot fail.
@@ -148,8 +154,9 @@ impl Summary {
             line.used = (line.used.0 + theirs.used.0, line.used.1 + theirs.used.1);
             line.sent += theirs.sent;
             line.packets += theirs.packets;
-            line.losses += theirs.losses;
-            line.queue_drops += theirs.queue_drops;
+            line.arrived += theirs.arrived;
+            line.no_room += theirs.no_room;
+            line.rival += theirs.rival;
             line.suspected += theirs.suspected;
             let _ = line.queueing.add(&theirs.queueing);
         }
@@ -207,6 +214,7 @@ impl Summary {
             goodput: mean(|run| run.goodput),
             video_mbps: mean(|run| run.video_mbps),
             capacity_mbps: mean(|run| run.capacity_mbps),
+            shares: self.shares(),
             follow_ratio: of_followed(|(got, bound)| got / bound),
             sustainable_mbps: of_followed(|(_, bound)| *bound),
         }
@@ -258,31 +266,33 @@ impl Summary {
                 f.video_mbps, ratio,
             );
         }
-        let _ = write!(
-            text,
-            "\n  price   wire/media {:.3}, redundancy {:.2} % (worst run {:.2} %), goodput {:.3} of the capacity",
-            f.wire_over_media,
-            100.0 * f.redundancy,
-            100.0 * f.redundancy_max,
-            f.goodput,
-        );
+        let _ = write!(text, "\n  price   wire/media {:.3}, ", f.wire_over_media);
+        if f.redundancy.is_finite() {
+            let (mean, worst) = (100.0 * f.redundancy, 100.0 * f.redundancy_max);
+            let _ = write!(text, "redundancy {mean:.2} % (worst run {worst:.2} %), ");
+        }
+        let _ = write!(text, "goodput {:.3} of the capacity", f.goodput);
         let all: u64 = self.lines.iter().map(|line| line.sent).sum();
         for (number, line) in self.lines.iter().enumerate() {
             let wait = |of_all| millis(part(&line.queueing, of_all));
             let _ = write!(
                 text,
                 "\n  uplink {}  {:4.1} % of the bytes, {:5.1} % used; own queue P50 {:.0}  P95 {:.0}  max {:.0} ms; \
-                 lost {:.2} %, no room {:.2} %; suspected {:.2} times a run",
+                 lost {:.2} %, {} found no room; suspected {:.2} times a run",
                 number + 1,
                 percent(line.sent as f64, all as f64),
                 percent(line.used.0, line.used.1),
                 wait(0.5),
                 wait(0.95),
                 wait(1.0),
-                percent(line.losses as f64, line.packets as f64),
-                percent(line.queue_drops as f64, line.packets as f64),
+                percent(line.packets.saturating_sub(line.arrived) as f64, line.packets as f64),
+                line.no_room,
                 line.suspected as f64 / self.runs.len().max(1) as f64,
             );
+            if line.rival > 0.0 {
+                let part = percent(line.rival, line.used.1);
+                let _ = write!(text, "\n            the Cubic flow there has {part:.1} %");
+            }
         }
         if let Some((seed, _)) = self.broken.first() {
             let _ = write!(
@@ -310,6 +320,12 @@ impl Summary {
         text
     }
 
+    /// Where somebody competes: our part of the uplink, and theirs.
+    pub fn shares(&self) -> Option<(f64, f64)> {
+        let line = self.lines.iter().find(|line| line.rival > 0.0)?;
+        Some((line.used.0 / line.used.1.max(1.0), line.rival / line.used.1.max(1.0)))
+    }
+
     /// The worst P95 of our packets' waiting at a bottleneck, ms.
     pub fn queueing_p95_ms(&self) -> f64 {
         self.lines.iter().map(|line| millis(part(&line.queueing, 0.95))).fold(0.0, f64::max)
@@ -326,8 +342,9 @@ impl Summary {
                     "part_of_bytes": line.sent as f64 / all.max(1) as f64,
                     "used": line.used.0 / line.used.1.max(1.0),
                     "packets": line.packets,
-                    "lost": line.losses,
-                    "no_room": line.queue_drops,
+                    "arrived": line.arrived,
+                    "no_room": line.no_room,
+                    "rival": line.rival / line.used.1.max(1.0),
                     "suspected": line.suspected,
                     "own_queue_ms": {
                         "p50": millis(part(&line.queueing, 0.5)),

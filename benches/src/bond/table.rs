@@ -7,12 +7,11 @@ use serde_json::{Value, json};
 
 use super::judge::{Verdict, fec_harmless};
 use super::scenario::Scenario;
-use super::simulate::simulate;
 use super::spec::{Spec, load};
 use super::summary::Summary;
 
 /// The scenarios of the table, in its order.
-pub const ROWS: [&str; 12] = [
+pub const ROWS: [&str; 13] = [
     "steady",
     "blackout",
     "blackout-each",
@@ -25,18 +24,11 @@ pub const ROWS: [&str; 12] = [
     "lte-follow",
     "swing",
     "hopeless",
+    "cubic",
 ];
 
-/// How to run it.
-#[derive(Clone, Copy, Debug)]
-pub struct Seeds {
-    /// From here on,
-    pub first: u64,
-    /// so many,
-    pub count: u64,
-    /// on so many threads.
-    pub threads: usize,
-}
+/// How a scenario is run: so many seeds of it, simulated or with real sockets.
+pub type Measure<'a> = dyn Fn(&Scenario) -> anyhow::Result<Summary> + 'a;
 
 /// What came of the table.
 pub struct Table {
@@ -47,25 +39,26 @@ pub struct Table {
 }
 
 /// Runs all rows and prints each as soon as it is known. `fec` repeats every row without parity.
-pub fn run(flags: &Spec, traces: &Path, seeds: Seeds, fec: bool) -> anyhow::Result<Table> {
+pub fn run(flags: &Spec, traces: &Path, measure: &Measure, fec: bool) -> anyhow::Result<Table> {
     let mut table = Table { json: Vec::new(), failed: Vec::new() };
     let mut harms = Vec::new();
     for row in ROWS {
         let (name, spec) = load(row)?;
-        let scenario = match Scenario::new(&name, &flags.clone().over(spec), traces) {
-            Ok(scenario) => scenario,
+        let started = Instant::now();
+        let measured = Scenario::new(&name, &flags.clone().over(spec), traces)
+            .and_then(|scenario| Ok((measure(&scenario)?, scenario)));
+        let (summary, scenario) = match measured {
+            Ok(measured) => measured,
             Err(error) => {
                 println!("{name:18} SKIP  {error:#}");
                 table.json.push(json!({ "scenario": name, "skipped": format!("{error:#}") }));
                 continue;
             }
         };
-        let started = Instant::now();
-        let summary = simulate(&scenario, seeds.first, seeds.count, seeds.threads);
-        let verdicts = judge(&scenario, &summary, seeds)?;
+        let verdicts = judge(&scenario, &summary, measure)?;
         table.line(&name, &summary, &verdicts, started);
         if fec {
-            let off = simulate(&scenario.with_fec(false), seeds.first, seeds.count, seeds.threads);
+            let off = measure(&scenario.with_fec(false))?;
             harms.push((name, fec_harmless(&summary.figures(), &off.figures())));
         }
     }
@@ -76,12 +69,12 @@ pub fn run(flags: &Spec, traces: &Path, seeds: Seeds, fec: bool) -> anyhow::Resu
 }
 
 /// Compares a scenario's figures with what it must show.
-pub fn judge(scenario: &Scenario, summary: &Summary, seeds: Seeds) -> anyhow::Result<Vec<Verdict>> {
+pub fn judge(scenario: &Scenario, summary: &Summary, measure: &Measure) -> anyhow::Result<Vec<Verdict>> {
     let without = match scenario.must.without {
         None => None,
         Some(uplink) => {
             let scenario = scenario.without(uplink.saturating_sub(1))?;
-            Some(simulate(&scenario, seeds.first, seeds.count, seeds.threads).figures())
+            Some(measure(&scenario)?.figures())
         }
     };
     Ok(scenario.must.judge(&summary.figures(), without.as_ref()))

@@ -6,8 +6,6 @@ use hdrhistogram::Histogram;
 use media::{FrameId, Time};
 use sim::LinkStats;
 
-use super::media::VIDEO;
-
 /// Longer latencies and waits count as this: microseconds.
 const LONGEST: u64 = 60_000_000;
 
@@ -111,19 +109,51 @@ impl Kind {
     }
 }
 
+/// Packets and their bytes, headers and all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// How many.
+    pub packets: u64,
+    /// What they weigh.
+    pub bytes: u64,
+}
+
+impl Carried {
+    /// One more.
+    pub fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// Somebody else's flow on an uplink.
+#[derive(Clone, Copy, Debug)]
+pub struct Rival {
+    /// Bytes that arrived, headers and all.
+    pub delivered_bytes: u64,
+    /// Packets that it found lost.
+    pub lost: u64,
+}
+
 /// One uplink, as the emulator saw it.
 #[derive(Clone, Debug)]
 pub struct UplinkOutcome {
-    /// Towards the receiver.
-    pub up: LinkStats,
+    /// What we sent,
+    pub sent: Carried,
+    /// and what of it arrived.
+    pub arrived: Carried,
+    /// All packets' fates at the uplink, towards the receiver.
+    pub link: LinkStats,
     /// Back.
     pub down: LinkStats,
-    /// How long our packets waited for their turn at the bottleneck.
+    /// How long our packets that arrived had waited for their turn at bottlenecks.
     pub queueing: Times,
+    /// Who else was there.
+    pub rival: Option<Rival>,
 }
 
 /// What came of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Video frames.
     pub video: Kind,
@@ -168,12 +198,7 @@ impl Outcome {
 
     /// Bytes on the uplinks over bytes of media.
     pub fn wire_over_media(&self) -> f64 {
-        let wire: u64 = self.uplinks.iter().map(|uplink| uplink.up.sent_bytes).sum();
+        let wire: u64 = self.uplinks.iter().map(|uplink| uplink.sent.bytes).sum();
         wire as f64 / (self.sender.media_bytes as f64).max(1.0)
-    }
-
-    /// The kind of a frame.
-    pub fn kind(&mut self, frame: FrameId) -> &mut Kind {
-        if frame.track == VIDEO { &mut self.video } else { &mut self.audio }
     }
 }

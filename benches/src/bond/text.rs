@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sim::{Loss, Swing};
+use sim::{CoDel, Loss, Swing};
 
 /// The longest time that makes sense: a day of soak.
 const LONGEST_SECONDS: f64 = 1_000_000.0;
@@ -127,6 +127,31 @@ pub fn swing(text: &str) -> anyhow::Result<(usize, Swing)> {
     })
 }
 
+/// `200` ms of waiting, or `codel`.
+pub fn queue(text: &str) -> anyhow::Result<(Duration, Option<CoDel>)> {
+    match text.trim() {
+        // It keeps itself short; the end of the memory is far.
+        "codel" => Ok((Duration::from_secs(1), Some(CoDel::default()))),
+        text => {
+            Ok((millis(number(text).with_context(|| format!("{text:?} is neither ms nor codel"))?), None))
+        }
+    }
+}
+
+/// `1+2@6`: uplinks 1 and 2 (counted from 0 here) share 6 Mb/s.
+pub fn share(text: &str) -> anyhow::Result<(Vec<usize>, u64)> {
+    let parse = || {
+        let (uplinks, rate) = text.split_once('@')?;
+        let uplink = |number: &str| number.parse::<usize>().ok()?.checked_sub(1);
+        let uplinks = uplinks.split('+').map(uplink).collect::<Option<Vec<_>>>()?;
+        let rate = megabits(number(rate).ok()?);
+        (uplinks.len() > 1 && rate > 0).then_some((uplinks, rate))
+    };
+    parse().with_context(|| {
+        format!("{text:?} shares nothing: write 1+2@6 for uplinks 1 and 2 that share 6 Mb/s")
+    })
+}
+
 /// `0.3..8` in Mb/s.
 pub fn range(text: &str) -> anyhow::Result<(u64, u64)> {
     let bad = || format!("{text:?} is not a range of rates: write 0.3..8 in Mb/s");
@@ -186,6 +211,11 @@ mod tests {
         let to = Swing { to: Duration::from_millis(1200), period: Duration::from_secs(1) };
         assert_eq!(swing("3@1200/1s").unwrap(), (2, to));
         assert!(swing("0@1200/1s").is_err() && swing("1@1200/0s").is_err());
+        assert_eq!(share("1+3@1.5").unwrap(), (vec![0, 2], 1_500_000));
+        assert!(share("1@3").is_err() && share("1+2").is_err() && share("0+1@3").is_err());
+        assert_eq!(queue("150").unwrap(), (Duration::from_millis(150), None));
+        assert_eq!(queue("codel").unwrap().1, Some(CoDel::default()));
+        assert!(queue("fq").is_err());
         assert!(range("8..0.3").is_err() && range("0..3").is_err());
         assert_eq!(numbers("5, 4,3").unwrap(), [5.0, 4.0, 3.0]);
         assert!(numbers("5,,3").is_err());

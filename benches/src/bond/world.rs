@@ -1,16 +1,17 @@
 //! A venue, an edge and the links between them, on one virtual clock.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bond::{Delivery, PathId, Receiver, ReceiverConfig, Sender, SenderConfig, SenderEvent};
 use bytes::Bytes;
-use media::{Frame, FrameId, Time, TrackId};
-use sim::{Link, Rng};
+use media::Time;
+use sim::{ACK_BYTES, ClockPair, Cubic, Link, Network, PACKET_BYTES, Rng};
 
-use super::media::{AUDIO, Coming, OVERHEAD, Source, VIDEO, place};
+use super::ledger::Ledger;
+use super::look::{Look, Watcher};
+use super::media::{OVERHEAD, Source};
 use super::plan::{Action, Plan, START};
-use super::tally::{Fate, Kind, Outcome, Times, UplinkOutcome, record, times};
+use super::tally::{Carried, Outcome, Rival, Times, UplinkOutcome, record, times};
 
 /// After the last frame the links get this long to empty.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -24,44 +25,61 @@ const CLOCKS_APART: u64 = 10_000_000_000;
 /// What the driver tells the sender of each path.
 const PATH_DATAGRAM: usize = 1200;
 
-/// A frame that was sent and whose fate is not known.
-struct UnderWay {
-    coming: Coming,
-    bytes: usize,
-    /// Its content, where it is compared.
-    frame: Option<Frame>,
-    given_up: bool,
+/// What goes up.
+enum Up {
+    Ours(Bytes),
+    Rival(u64),
 }
 
-/// The frames of one track that are under way, in order.
-#[derive(Default)]
-struct Track {
-    frames: VecDeque<UnderWay>,
-    /// The first one's place in the track.
-    first: u64,
-    /// Something was handed over or reported lost: from here on the receiver accounts for every frame.
-    begun: bool,
+/// What comes back.
+enum Down {
+    Ours(Bytes),
+    Rival(u64),
+}
+
+/// Somebody else's flow on one of the uplinks.
+struct Competitor {
+    uplink: usize,
+    flow: Cubic,
 }
 
 struct World<'a> {
     plan: &'a Plan,
     sender: Sender,
     receiver: Receiver,
-    links: Vec<(Link<Bytes>, Link<Bytes>)>,
+    up: Network<Up>,
+    down: Vec<Link<Down>>,
+    rivals: Vec<Competitor>,
+    sent: Vec<Carried>,
+    arrived: Vec<Carried>,
     queueing: Vec<Times>,
     rng: Rng,
-    /// The receiver's clock minus the sender's.
-    offset: i64,
+    clocks: ClockPair,
     stalled_until: Time,
     /// What came for the sender while it stood still.
     mail: Vec<(PathId, Bytes)>,
     source: Source,
-    tracks: [Track; 2],
+    ledger: Ledger,
     sender_wakes: Option<Time>,
     /// By the sender's clock.
     receiver_wakes: Option<Time>,
-    outcome: Outcome,
-    next_watch: Time,
+    most: Most,
+    drop_events: u64,
+}
+
+/// The most that was held at once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Most {
+    buffered: usize,
+    queued: u64,
+    under_way: usize,
+}
+
+/// Which machine was touched, and is to be asked what it wants.
+#[derive(Clone, Copy, Default)]
+struct Touched {
+    sender: bool,
+    receiver: bool,
 }
 
 /// Runs a plan to its end. The same seed gives the same run.
@@ -69,106 +87,107 @@ struct World<'a> {
 /// # Panics
 ///
 /// Where a machine breaks its contract: it refuses the other's datagrams, makes ones that are too long, asks
-/// to be woken without end, or (with [`Plan::check`]) hands over frames that are not as they were, or not in
-/// order.
+/// to be woken without end, or hands over frames that are not as they were, or not in order.
 pub fn run(plan: &Plan, seed: u64) -> Outcome {
+    run_watched(plan, seed, None)
+}
+
+/// The same, with somebody looking on, which changes nothing.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_watched(plan: &Plan, seed: u64, mut watcher: Option<Watcher<'_>>) -> Outcome {
+    let mut next_look = plan.began();
     let mut world = World::new(plan, seed);
     let mut actions = plan.actions.clone();
     actions.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     let end = START + plan.media.length + DRAIN;
-    let (mut now, mut turns) = (plan.began(), 0);
-    world.drain(now, true, true);
+    let (mut now, mut turns, mut events) = (plan.began(), 0, 0);
+    world.drain(now, Touched { sender: true, receiver: true });
     loop {
         let next = world.next(now, actions.last().map(|(at, _)| *at)).unwrap_or(end);
         turns = if next > now { 0 } else { turns + 1 };
         assert!(turns < MAX_TURNS, "the machines ask to be woken at once again and again (seed {seed})");
         now = now.max(next);
         if now >= end {
-            return world.finish();
+            return world.finish(now, events);
         }
-        let mut acted = false;
+        let mut touched = Touched::default();
         while let Some((_, action)) = actions.pop_if(|(at, _)| *at <= now) {
             world.act(action, now);
-            acted = true;
+            touched = Touched { sender: true, receiver: true };
         }
-        let (mut sender, mut receiver) = world.deliver(now);
-        sender |= world.capture(now);
-        if now >= world.stalled_until && world.sender_wakes.is_some_and(|at| at <= now) {
-            world.sender.handle_timeout(now);
-            sender = true;
+        world.deliver(now, &mut touched);
+        world.wake(now, &mut touched);
+        world.drain(now, touched);
+        world.compete(now);
+        events += 1;
+        if let Some(watcher) = watcher.as_mut().filter(|_| now >= next_look) {
+            next_look = now + watcher.every;
+            (watcher.look)(&world.look(now));
         }
-        if world.receiver_wakes.is_some_and(|at| at <= now) {
-            world.receiver.handle_timeout(world.theirs(now));
-            receiver = true;
-        }
-        world.drain(now, sender || acted, receiver || acted);
-        world.outcome.events += 1;
-        world.watch(now);
     }
 }
 
 impl<'a> World<'a> {
     fn new(plan: &'a Plan, seed: u64) -> Self {
         let mut dice = Rng::new(seed);
-        let offset = dice.below(2 * CLOCKS_APART) as i64 - CLOCKS_APART as i64;
+        let offset_micros = dice.below(2 * CLOCKS_APART) as i64 - CLOCKS_APART as i64;
+        let drift_ppm = dice.below(2 * plan.drift_ppm + 1) as i64 - plan.drift_ppm as i64;
         let began = plan.began();
+        let rng = Rng::new(dice.next_u64());
+        let (mut up, mut down) = (Network::default(), Vec::new());
+        for uplink in &plan.uplinks {
+            up.add(uplink.up.clone(), dice.next_u64(), began);
+            let mut back = Link::new(uplink.down.clone(), dice.next_u64());
+            back.begin(began);
+            down.push(back);
+        }
+        for shared in &plan.shared {
+            up.share(&shared.uplinks, shared.conditions.clone(), dice.next_u64(), began);
+        }
+        let rival = |&uplink: &usize| Competitor { uplink, flow: Cubic::default() };
         let mut world = Self {
             plan,
-            sender: Sender::new(sender_config(plan)),
-            receiver: Receiver::new(receiver_config(plan)),
-            links: Vec::new(),
+            sender: Sender::new(SenderConfig { deadline: plan.deadline, fec: plan.fec }),
+            receiver: Receiver::new(ReceiverConfig { deadline: plan.deadline }),
+            up,
+            down,
+            rivals: plan.rivals.iter().map(rival).collect(),
+            sent: vec![Carried::default(); plan.uplinks.len()],
+            arrived: vec![Carried::default(); plan.uplinks.len()],
             queueing: plan.uplinks.iter().map(|_| times()).collect(),
-            rng: Rng::new(dice.next_u64()),
-            offset,
+            rng,
+            clocks: ClockPair { offset_micros, drift_ppm, since: began },
             stalled_until: Time::ZERO,
             mail: Vec::new(),
             source: Source::new(plan.media, media_seed(seed)),
-            tracks: Default::default(),
+            ledger: Ledger::new(plan),
             sender_wakes: None,
             receiver_wakes: None,
-            outcome: Outcome {
-                video: Kind::default(),
-                audio: Kind::default(),
-                fates: Vec::new(),
-                uplinks: Vec::new(),
-                sender: Default::default(),
-                receiver: Default::default(),
-                clock_error: None,
-                clock_bound: 0,
-                target_rate: 0,
-                drop_events: 0,
-                most_buffered: 0,
-                most_queued: 0,
-                most_under_way: 0,
-                events: 0,
-            },
-            next_watch: began,
+            most: Most::default(),
+            drop_events: 0,
         };
-        for (index, uplink) in plan.uplinks.iter().enumerate() {
-            let mut up = Link::new(uplink.up.clone(), dice.next_u64());
-            let mut down = Link::new(uplink.down.clone(), dice.next_u64());
-            up.begin(began);
-            down.begin(began);
-            world.links.push((up, down));
-            if plan.is_first(index) {
-                world.add(PathId(index as u8), began);
-            }
+        for uplink in (0..plan.uplinks.len()).filter(|&uplink| plan.is_first(uplink)) {
+            world.add(PathId(uplink as u8), began);
         }
         world
     }
 
-    fn theirs(&self, now: Time) -> Time {
-        now.offset_by(self.offset)
-    }
-
     /// When something is to be done.
     fn next(&self, now: Time, action: Option<Time>) -> Option<Time> {
-        let links = self.links.iter().flat_map(|(up, down)| [up.poll_timeout(), down.poll_timeout()]);
         let sender = match now < self.stalled_until {
             true => Some(self.stalled_until),
             false => self.sender_wakes.into_iter().chain(self.captures()).min(),
         };
-        links.chain([sender, self.receiver_wakes, action]).flatten().min()
+        let down = self.down.iter().filter_map(Link::poll_timeout);
+        let rivals = self.rivals.iter().filter_map(|rival| match rival.flow.poll_timeout() {
+            None if now < START => Some(START),
+            timer => timer,
+        });
+        let others = [self.up.poll_timeout(), sender, self.receiver_wakes, action];
+        down.chain(rivals).chain(others.into_iter().flatten()).min()
     }
 
     /// When the next frame leaves the encoder.
@@ -178,7 +197,7 @@ impl<'a> World<'a> {
 
     fn add(&mut self, path: PathId, now: Time) {
         self.sender.add_path(path, PATH_DATAGRAM, now);
-        self.receiver.add_path(path, self.theirs(now));
+        self.receiver.add_path(path, self.clocks.theirs(now));
     }
 
     fn act(&mut self, action: Action, now: Time) {
@@ -186,11 +205,11 @@ impl<'a> World<'a> {
             Action::Add(path) => self.add(PathId(path), now),
             Action::Remove(path) => {
                 self.sender.remove_path(PathId(path), now);
-                self.receiver.remove_path(PathId(path), self.theirs(now));
+                self.receiver.remove_path(PathId(path), self.clocks.theirs(now));
             }
             Action::Cable(path, is_in) => {
-                if let Some((up, down)) = self.links.get_mut(usize::from(path)) {
-                    up.set_up(is_in, now);
+                self.up.set_up(usize::from(path), is_in, now);
+                if let Some(down) = self.down.get_mut(usize::from(path)) {
                     down.set_up(is_in, now);
                 }
             }
@@ -198,36 +217,47 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Delivers what the links hold ready; says whether something came for the sender, for the receiver.
-    fn deliver(&mut self, now: Time) -> (bool, bool) {
-        let theirs = now.offset_by(self.offset);
-        let (mut for_sender, mut for_receiver) = (false, false);
-        for (path, (up, down)) in (0u8..).zip(&mut self.links) {
-            while let Some(data) = up.poll(now) {
-                for_receiver = true;
-                let twice = self.plan.duplicates > 0.0 && self.rng.chance(self.plan.duplicates);
-                for _ in 0..1 + u32::from(twice) {
-                    self.receiver
-                        .handle_datagram(PathId(path), &data, theirs)
-                        .expect("the sender speaks the protocol");
+    /// Delivers what the links hold ready.
+    fn deliver(&mut self, now: Time, touched: &mut Touched) {
+        let theirs = self.clocks.theirs(now);
+        while let Some(arrival) = self.up.poll(now) {
+            let data = match arrival.payload {
+                Up::Ours(data) => data,
+                Up::Rival(number) => {
+                    self.down[arrival.link].send(Down::Rival(number), ACK_BYTES, now);
+                    continue;
                 }
+            };
+            touched.receiver = true;
+            self.arrived[arrival.link].add(arrival.size);
+            record(&mut self.queueing[arrival.link], arrival.waited);
+            let path = PathId(arrival.link as u8);
+            let twice = self.plan.duplicates > 0.0 && self.rng.chance(self.plan.duplicates);
+            for _ in 0..1 + u32::from(twice) {
+                self.receiver.handle_datagram(path, &data, theirs).expect("the sender speaks the protocol");
             }
-            while let Some(data) = down.poll(now) {
-                self.mail.push((PathId(path), data));
+        }
+        for (uplink, down) in self.down.iter_mut().enumerate() {
+            while let Some(packet) = down.poll(now) {
+                match packet {
+                    Down::Ours(data) => self.mail.push((PathId(uplink as u8), data)),
+                    Down::Rival(number) => {
+                        let mut rivals = self.rivals.iter_mut().filter(|rival| rival.uplink == uplink);
+                        rivals.next().into_iter().for_each(|rival| rival.flow.handle_ack(number, now));
+                    }
+                }
             }
         }
         if now >= self.stalled_until {
             for (path, data) in self.mail.drain(..) {
-                for_sender = true;
+                touched.sender = true;
                 self.sender.handle_datagram(path, &data, now).expect("the receiver speaks the protocol");
             }
         }
-        (for_sender, for_receiver)
     }
 
-    /// Sends the frames that are due; says whether there was one.
-    fn capture(&mut self, now: Time) -> bool {
-        let mut any = false;
+    /// Sends the frames that are due, and runs the timers that are.
+    fn wake(&mut self, now: Time, touched: &mut Touched) {
         while now >= self.stalled_until
             && self.captures().is_some_and(|at| at <= now)
             && let Some(coming) = self.source.next()
@@ -239,19 +269,20 @@ impl<'a> World<'a> {
                 false => coming.frame(START, bytes),
             };
             self.sender.push(&frame, coming.class, now);
-            let frame = self.plan.check.then_some(frame);
-            let track = &mut self.tracks[usize::from(coming.id.track.0)];
-            track.frames.push_back(UnderWay { coming, bytes, frame, given_up: false });
-            any = true;
+            self.ledger.sent(coming, bytes, self.plan.check.then_some(frame));
+            touched.sender = true;
+            self.most.under_way = self.most.under_way.max(self.ledger.under_way());
+            self.most.queued = self.most.queued.max(self.sender.stats().queued_bytes);
+            self.most.buffered = self.most.buffered.max(self.receiver.stats().buffered_bytes);
         }
-        if any {
-            let outcome = &mut self.outcome;
-            let under_way = self.tracks.iter().map(|track| track.frames.len()).sum();
-            outcome.most_under_way = outcome.most_under_way.max(under_way);
-            outcome.most_queued = outcome.most_queued.max(self.sender.stats().queued_bytes);
-            outcome.most_buffered = outcome.most_buffered.max(self.receiver.stats().buffered_bytes);
+        if now >= self.stalled_until && self.sender_wakes.is_some_and(|at| at <= now) {
+            self.sender.handle_timeout(now);
+            touched.sender = true;
         }
-        any
+        if self.receiver_wakes.is_some_and(|at| at <= now) {
+            self.receiver.handle_timeout(self.clocks.theirs(now));
+            touched.receiver = true;
+        }
     }
 
     /// What the encoder makes of the bond's word.
@@ -267,151 +298,98 @@ impl<'a> World<'a> {
 
     /// Moves what the machines want to send, and takes what they hand over. Only a machine that was touched
     /// is asked.
-    fn drain(&mut self, now: Time, sender: bool, receiver: bool) {
-        if sender && now >= self.stalled_until {
+    fn drain(&mut self, now: Time, touched: Touched) {
+        if touched.sender && now >= self.stalled_until {
             while let Some(transmit) = self.sender.poll_transmit(now) {
                 let (path, size) = (usize::from(transmit.path.0), transmit.data.len());
                 assert!(size <= bond::MAX_DATAGRAM, "a datagram of {size} bytes");
-                if let Some((up, _)) = self.links.get_mut(path)
-                    && let Some(wait) = up.send(transmit.data, size + OVERHEAD, now)
-                {
-                    record(&mut self.queueing[path], wait);
-                }
+                self.sent[path].add(size + OVERHEAD);
+                self.up.send(path, Up::Ours(transmit.data), size + OVERHEAD, now);
             }
             while let Some(SenderEvent::Dropped { .. }) = self.sender.poll_event() {
-                self.outcome.drop_events += 1;
+                self.drop_events += 1;
             }
             self.sender_wakes = self.sender.poll_timeout();
         }
-        if receiver {
-            let theirs = self.theirs(now);
+        if touched.receiver {
+            let theirs = self.clocks.theirs(now);
             while let Some(transmit) = self.receiver.poll_transmit(theirs) {
                 let size = transmit.data.len();
                 assert!(size <= bond::MAX_DATAGRAM, "a datagram of {size} bytes");
-                if let Some((_, down)) = self.links.get_mut(usize::from(transmit.path.0)) {
-                    down.send(transmit.data, size + OVERHEAD, now);
+                if let Some(down) = self.down.get_mut(usize::from(transmit.path.0)) {
+                    down.send(Down::Ours(transmit.data), size + OVERHEAD, now);
                 }
             }
             while let Some(delivery) = self.receiver.poll_delivery() {
-                self.handed_over(delivery, now);
+                if let Delivery::Frame { frame, arrived } = &delivery {
+                    assert!(*arrived <= theirs, "{:?} is said to arrive in the future", frame.id);
+                }
+                self.ledger.handed_over(&delivery, now);
             }
-            self.receiver_wakes = self.receiver.poll_timeout().map(|at| at.offset_by(-self.offset));
+            self.receiver_wakes = self.receiver.poll_timeout().map(|at| self.clocks.ours(at));
         }
     }
 
-    fn handed_over(&mut self, delivery: Delivery, now: Time) {
-        match delivery {
-            Delivery::Frame { frame, arrived } => {
-                assert!(arrived <= self.theirs(now), "{:?} is said to arrive in the future", frame.id);
-                let place = place(&self.plan.media, frame.id);
-                let track = frame.id.track;
-                assert!(place >= self.track(track).first, "{:?} comes twice or out of order", frame.id);
-                self.settle_until(track, place);
-                let track = self.track(track);
-                let was = track.frames.pop_front();
-                track.begun = true;
-                track.first += 1;
-                let was = was.unwrap_or_else(|| panic!("nobody sent {:?}", frame.id));
-                assert!(!was.given_up, "{:?} was reported lost", frame.id);
-                assert!(was.frame.as_ref().is_none_or(|pushed| *pushed == frame), "{:?} is spoilt", frame.id);
-                self.settle(&was, Some(now.saturating_since(START + was.coming.captured)));
-            }
-            Delivery::Message(_) | Delivery::Object(_) => {}
-            Delivery::Lost { track, group, frames } => {
-                let media = self.plan.media;
-                let from = place(&media, FrameId { track, group, frame: frames.start });
-                let until = match frames.end {
-                    u32::MAX => place(&media, FrameId { track, group: group + 1, frame: 0 }),
-                    end => place(&media, FrameId { track, group, frame: end }),
-                };
-                let track = self.track(track);
-                track.begun = true;
-                assert!(from >= track.first, "{group}.{frames:?} reported lost after later ones came");
-                let from = (from - track.first) as usize;
-                let until = (until.saturating_sub(track.first) as usize).min(track.frames.len());
-                track.frames.range_mut(from.min(until)..until).for_each(|frame| frame.given_up = true);
-            }
-        }
-    }
-
-    fn track(&mut self, track: TrackId) -> &mut Track {
-        &mut self.tracks[usize::from(track.0)]
-    }
-
-    /// What has not come before the frame of this place is lost, and must have been reported.
-    fn settle_until(&mut self, track: TrackId, place: u64) {
-        while self.track(track).first < place
-            && let Some(lost) = self.track(track).frames.pop_front()
-        {
-            let track = self.track(track);
-            track.first += 1;
-            let id = lost.coming.id;
-            assert!(lost.given_up || !track.begun, "{id:?} is neither handed over nor reported lost");
-            self.settle(&lost, None);
-        }
-    }
-
-    fn settle(&mut self, frame: &UnderWay, latency: Option<Duration>) {
-        let id = frame.coming.id;
-        self.outcome.kind(id).add(latency, frame.bytes, self.plan.deadline);
-        if self.plan.keep_fates {
-            let captured = START + frame.coming.captured;
-            self.outcome.fates.push(Fate { frame: id, captured, latency });
-        }
-    }
-
-    fn finish(mut self) -> Outcome {
-        for track in [VIDEO, AUDIO] {
-            // The last ones may be lost without the receiver ever knowing of them.
-            for frame in std::mem::take(&mut self.track(track).frames) {
-                self.settle(&frame, None);
-            }
-        }
-        let clock = self.sender.clock();
-        let mut outcome = self.outcome;
-        outcome.fates.sort_by_key(|fate| (fate.captured, fate.frame));
-        outcome.uplinks = self
-            .links
-            .iter()
-            .zip(self.queueing)
-            .map(|((up, down), queueing)| UplinkOutcome { up: up.stats(), down: down.stats(), queueing })
-            .collect();
-        outcome.sender = self.sender.stats();
-        outcome.receiver = self.receiver.stats();
-        outcome.clock_error = clock.map(|clock| clock.offset_micros - self.offset);
-        outcome.clock_bound = clock.map_or(0, |clock| clock.error_micros);
-        outcome.target_rate = self.sender.target_rate();
-        outcome
-    }
-
-    fn watch(&mut self, now: Time) {
-        let Some(interval) = self.plan.watch else { return };
-        if now < self.next_watch {
+    /// Lets the others send, while frames come.
+    fn compete(&mut self, now: Time) {
+        if now < START {
             return;
         }
-        self.next_watch = now + interval;
-        let stats = self.sender.stats();
-        let millis = |duration: Duration| duration.as_micros() as f64 / 1e3;
-        let mut line = format!(
-            "{:7.3} s  queued {:6}  target {:5.2}",
-            now.micros_since(START) as f64 / 1e6,
-            stats.queued_bytes,
-            self.sender.target_rate() as f64 / 1e6,
-        );
-        for path in &stats.paths {
-            let real = self.links.get_mut(usize::from(path.path.0)).map(|(up, _)| up.wait(now));
-            line += &format!(
-                "  [{} {:?} {:5.2} Mb/s, queue {:4.0} (real {:4.0}) ms, out {:6}, loss {:.3}]",
-                path.path.0 + 1,
-                path.state,
-                path.rate as f64 / 1e6,
-                millis(path.queueing),
-                millis(real.unwrap_or_default()),
-                path.outstanding_bytes,
-                path.loss_ratio,
-            );
+        for rival in &mut self.rivals {
+            rival.flow.handle_timeout(now);
+            if now >= START + self.plan.media.length {
+                continue;
+            }
+            while let Some(number) = rival.flow.poll_transmit(now) {
+                self.up.send(rival.uplink, Up::Rival(number), PACKET_BYTES, now);
+            }
         }
-        println!("{line}");
+    }
+
+    fn finish(mut self, now: Time, events: u64) -> Outcome {
+        self.ledger.close();
+        let clock = self.sender.clock();
+        let rival = |uplink| {
+            self.rivals
+                .iter()
+                .find(|rival| rival.uplink == uplink)
+                .map(|rival| Rival { delivered_bytes: rival.flow.delivered_bytes(), lost: rival.flow.lost() })
+        };
+        let uplinks = self.up.stats().into_iter().enumerate().map(|(uplink, link)| UplinkOutcome {
+            sent: self.sent[uplink],
+            arrived: self.arrived[uplink],
+            link,
+            down: self.down[uplink].stats(),
+            queueing: self.queueing[uplink].clone(),
+            rival: rival(uplink),
+        });
+        Outcome {
+            uplinks: uplinks.collect(),
+            sender: self.sender.stats(),
+            receiver: self.receiver.stats(),
+            clock_error: clock.map(|clock| clock.offset_micros - self.clocks.offset_at(now)),
+            clock_bound: clock.map_or(0, |clock| clock.error_micros),
+            target_rate: self.sender.target_rate(),
+            drop_events: self.drop_events,
+            most_buffered: self.most.buffered,
+            most_queued: self.most.queued,
+            most_under_way: self.most.under_way,
+            events,
+            video: self.ledger.video,
+            audio: self.ledger.audio,
+            fates: self.ledger.fates,
+        }
+    }
+
+    fn look(&mut self, now: Time) -> Look {
+        Look {
+            now,
+            sender: self.sender.stats(),
+            target_rate: self.sender.target_rate(),
+            receiver: self.receiver.stats(),
+            waits: (0..self.plan.uplinks.len()).map(|uplink| self.up.wait(uplink, now)).collect(),
+            under_way: self.ledger.under_way(),
+        }
     }
 }
 
@@ -420,30 +398,16 @@ pub fn media_seed(seed: u64) -> u64 {
     Rng::new(seed ^ 0x006d_6564_6961).next_u64()
 }
 
-/// Whether this bond has parity, so that [`Plan::fec`] means something.
-pub const HAS_FEC: bool = true;
-
-// More fields are coming; those that a plan does not set have their defaults.
-#[allow(clippy::needless_update)]
-fn sender_config(plan: &Plan) -> SenderConfig {
-    SenderConfig { deadline: plan.deadline, fec: plan.fec }
-}
-
-#[allow(clippy::needless_update)]
-fn receiver_config(plan: &Plan) -> ReceiverConfig {
-    ReceiverConfig { deadline: plan.deadline, ..ReceiverConfig::default() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bond::media::Media;
-    use crate::bond::plan::{both_ways, ms};
+    use crate::bond::plan::{Follow, Shared, both_ways, ms};
     use sim::{Conditions, Rate};
 
     fn plan() -> Plan {
-        let uplink =
-            both_ways(Conditions { rate: Rate::Fixed(5_000_000), delay: ms(20), ..Default::default() });
+        let rate = Rate::Fixed(5_000_000);
+        let uplink = both_ways(Conditions { rate, delay: ms(20), ..Default::default() });
         let media = Media { video: 2_000_000, length: Duration::from_secs(3), ..Media::default() };
         Plan::new(vec![uplink.clone(), uplink], media)
     }
@@ -456,7 +420,10 @@ mod tests {
         assert_eq!(outcome.video.bytes + outcome.audio.bytes, outcome.sender.media_bytes);
         assert_eq!(outcome.video.bytes, outcome.video.bytes_in_time);
         assert!(outcome.wire_over_media() > 1.05);
-        assert!(outcome.uplinks.iter().all(|uplink| uplink.queueing.len() == uplink.up.sent));
+        for uplink in &outcome.uplinks {
+            assert_eq!((uplink.sent, uplink.queueing.len()), (uplink.arrived, uplink.sent.packets));
+            assert_eq!(uplink.link.sent_bytes, uplink.sent.bytes);
+        }
     }
 
     #[test]
@@ -465,5 +432,39 @@ mod tests {
         assert_eq!(fates(plan()), fates(Plan { check: true, ..plan() }));
         assert_ne!(fates(plan()), run(&plan(), 10).fates);
         assert!(fates(Plan { keep_fates: false, ..plan() }).is_empty());
+        let mut looks = 0;
+        let watcher = Watcher { every: ms(100), look: &mut |_| looks += 1 };
+        assert_eq!(fates(plan()), run_watched(&plan(), 9, Some(watcher)).fates);
+        assert!((40..46).contains(&looks), "{looks}");
+    }
+
+    #[test]
+    fn clocks_that_drift_are_followed() {
+        let outcome = run(&Plan { drift_ppm: 100, ..plan() }, 6);
+        assert_eq!(outcome.lost(), 0);
+        let error = outcome.clock_error.expect("the clocks were compared");
+        assert!(error.unsigned_abs() <= outcome.clock_bound, "{error} us off");
+    }
+
+    #[test]
+    fn a_rival_takes_its_part_and_no_more_than_there_is() {
+        let media = Media { length: Duration::from_secs(10), ..plan().media };
+        let follow = Some(Follow { least: 300_000, most: 8_000_000 });
+        let outcome = run(&Plan { media, follow, rivals: vec![0], ..plan() }, 7);
+        let rival = outcome.uplinks[0].rival.expect("there is one");
+        assert!(outcome.uplinks[1].rival.is_none());
+        let bits = (rival.delivered_bytes + outcome.uplinks[0].arrived.bytes) as f64 * 8.0;
+        assert!((0.8..1.08).contains(&(bits / 50e6)), "{bits}");
+        assert!(rival.delivered_bytes > 500_000);
+    }
+
+    #[test]
+    fn what_two_uplinks_share_is_no_more_than_it_is() {
+        let conditions = Conditions { rate: Rate::Fixed(1_500_000), ..Default::default() };
+        let shared = Shared { uplinks: vec![0, 1], conditions };
+        let outcome = run(&Plan { shared: vec![shared], ..plan() }, 8);
+        let arrived: u64 = outcome.uplinks.iter().map(|uplink| uplink.arrived.bytes).sum();
+        assert!(arrived as f64 * 8.0 < 1.5e6 * 4.6, "{arrived}");
+        assert!(outcome.video.missed() > 10);
     }
 }

@@ -56,11 +56,15 @@ const GAIN: f64 = 1.06;
 const RECOVER_GAIN: f64 = 1.25;
 const FIRST_GAIN: f64 = 1.25;
 
-/// A rate is disproved only by more going in than coming out.
+/// A rate is disproved only by more going in than coming out, or less.
 const PUSHED: f64 = 1.02;
+const DRAINED: f64 = 0.97;
 
 /// A first train that comes in slower than this part of how it went out has found the rate.
 const FOUND: f64 = 0.85;
+
+/// A full datagram on the link, in bits.
+const PACKET_BITS: f64 = 1_250.0 * 8.0;
 
 /// Queueing delay that needs no answer, and the one at which half of the pace would be taken. At 50 ms of
 /// queue the pace is 0.7 of the rate, and the queue is gone in 130 ms. Microseconds.
@@ -214,7 +218,9 @@ impl Rate {
     }
 
     /// Takes news that is newer than any before.
-    pub fn arrival(&mut self, arrival: Arrival, now: Time) {
+    pub fn arrival(&mut self, mut arrival: Arrival, now: Time) {
+        // Its own way onto the link is no queue; the least delay may be from when that was shorter.
+        arrival.queueing = (arrival.queueing - PACKET_BITS * 1e6 / self.rate).max(0.0);
         self.queueing = arrival.queueing;
         if now.saturating_since(self.proven_since) >= PROVEN_WINDOW {
             self.proven *= 0.9;
@@ -300,9 +306,10 @@ impl Rate {
         let sure = (span.as_secs_f64() / SURE.as_secs_f64()).min(1.0);
         let weight = if self.first && sure >= 0.5 { 1.0 } else { MEASURE_WEIGHT * sure };
         self.first &= sure < 0.5;
-        // What comes out as it goes in, though it yields to a queue that stands, is no measure of the path.
-        if measured < self.rate && sending(&self.standing).is_some_and(|sending| sending < measured * PUSHED)
-        {
+        // What comes out just as it goes in, though it yields to a queue that stands, is no measure of the
+        // path: more must go in than comes out, or less, so that the queue drains.
+        let alike = |sending: f64| (measured * DRAINED..measured * PUSHED).contains(&sending);
+        if measured < self.rate && sending(&self.standing).is_some_and(alike) {
             return;
         }
         self.rate = (self.rate + (measured - self.rate) * weight).clamp(MIN_RATE, MAX_RATE);

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use media::Time;
 
-use super::{MAX_COPIES, Sender};
+use super::{MAX_COPIES, PARITY_PATIENCE, Sender};
 use crate::lanes::OBJECTS;
 use crate::path::Path;
 use crate::pending::Outgoing;
-use crate::scheduler::{HOLD, Lane, Rank, ShardId, Waiting, earliest};
+use crate::scheduler::{Lane, REFILL, Rank, ShardId, Waiting, earliest};
 use crate::shard::Cut;
 use crate::wire;
 use crate::{Class, Cost, MAX_DATAGRAM, PathId, Transmit};
@@ -102,12 +102,20 @@ impl Sender {
                     again.into_iter().for_each(|waiting| self.queue.insert(waiting));
                     continue;
                 }
-                // Not where most of its frame went: that path's bad moment would take both.
+                // Not where most of its frame went, for that path's bad moment would take both; nor where it
+                // would come after a repair.
                 let main = self.pending.main_path(shard);
-                let fits =
-                    |lane: &Lane| lane.free && lane.cost != Cost::LastResort && Some(lane.path) != main;
-                let others = self.lanes(now).into_iter().filter(fits);
-                let Some(other) = others.min_by(|a, b| a.arrival(bytes).total_cmp(&b.arrival(bytes))) else {
+                let all = self.lanes(now);
+                let soonest = earliest(&all, bytes).map_or(0.0, |best| all[best].arrival(bytes));
+                let useful = soonest + PARITY_PATIENCE.as_micros() as f64;
+                let fits = |lane: &&Lane| {
+                    lane.free
+                        && lane.cost != Cost::LastResort
+                        && Some(lane.path) != main
+                        && lane.arrival(bytes) <= useful
+                };
+                let sooner = |a: &&Lane, b: &&Lane| a.arrival(bytes).total_cmp(&b.arrival(bytes));
+                let Some(&other) = all.iter().filter(fits).min_by(sooner) else {
                     self.replan_at(now + REPLAN);
                     return None;
                 };
@@ -180,7 +188,8 @@ impl Sender {
         let lanes = self.lanes(now);
         let soonest = lanes.iter().filter(|lane| !lane.free).map(|lane| lane.wait).min_by(f64::total_cmp);
         if !lanes.is_empty() {
-            let wait = soonest.map_or(REPLAN, |wait| Duration::from_micros(wait as u64).saturating_sub(HOLD));
+            let wait =
+                soonest.map_or(REPLAN, |wait| Duration::from_micros(wait as u64).saturating_sub(REFILL));
             self.replan_at(now + wait.clamp(Duration::from_micros(100), REPLAN));
         }
     }

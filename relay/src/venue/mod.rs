@@ -10,8 +10,7 @@ use bond::{SenderConfig, SenderStats};
 use media::catalog::Catalog;
 use media::{Frame, Time, TrackId};
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::task::{Own, SendTask};
 use crate::clock::Clock;
@@ -100,7 +99,7 @@ pub struct Status {
 pub struct Venue {
     shared: Arc<Shared>,
     stop: Arc<Notify>,
-    task: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
 }
 
 #[derive(Default)]
@@ -110,9 +109,21 @@ struct Shared {
 }
 
 impl Venue {
-    /// Calls the edge over all uplinks and sends whatever `frames` gives. Never fails: an edge that is
-    /// not there is called again and again, and frames that cannot be sent in time are let go.
-    pub fn start(settings: Settings, catalog: Catalog, clock: Clock, frames: Frames, hooks: Hooks) -> Self {
+    /// Calls the edge over all uplinks and sends whatever `frames` gives. An edge that is not there is
+    /// called again and again, and frames that cannot be sent in time are let go. Everything runs on a
+    /// thread of its own: the tasks of the bond and of QUIC hand each datagram on several times, which costs
+    /// little on one thread and a wake-up by the kernel each between threads.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no descriptors.
+    pub fn start(
+        settings: Settings,
+        catalog: Catalog,
+        clock: Clock,
+        frames: Frames,
+        hooks: Hooks,
+    ) -> std::io::Result<Self> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let video: Vec<TrackId> = catalog.tracks().iter().filter(|t| t.is_video()).map(|t| t.id).collect();
         let session = session_id();
@@ -133,14 +144,25 @@ impl Venue {
             events,
             new_session: session_id,
         };
-        tokio::spawn(uplinks.run());
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(Notify::new());
         let config = SenderConfig { deadline: settings.deadline, ..SenderConfig::default() };
         let own =
             Own { clock, video, config, session, port: settings.edge.port, hooks, shared: shared.clone() };
-        let task = tokio::spawn(SendTask::new(own).run(frames, queue, stop.clone()));
-        Self { shared, stop, task }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (alive, ended) = oneshot::channel::<()>();
+        let run = {
+            let stop = stop.clone();
+            async move {
+                tokio::spawn(uplinks.run());
+                SendTask::new(own).run(frames, queue, stop).await;
+            }
+        };
+        std::thread::Builder::new().name("bond".into()).spawn(move || {
+            runtime.block_on(run);
+            drop(alive);
+        })?;
+        Ok(Self { shared, stop, ended })
     }
 
     /// How it stands, at most 100 ms old.
@@ -156,8 +178,8 @@ impl Venue {
     /// Says goodbye to the edge and ends; bounded in time.
     pub async fn stop(self) {
         self.stop.notify_one();
-        // The task bounds its own goodbye.
-        let _ = self.task.await;
+        // The task bounds its own goodbye. The other end of this is only ever dropped.
+        let _ = self.ended.await;
     }
 }
 

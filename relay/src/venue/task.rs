@@ -132,7 +132,8 @@ impl SendTask {
                 }
             }
             let target = self.sender.target_rate();
-            if let Some(rate) = self.rate.update(target, target > 0 || self.carries()) {
+            if let Some(rate) = self.rate.update(target) {
+                tracing::debug!(rate, "the encoder may send");
                 self.current.target_rate = rate;
                 (self.own.hooks.rate)(rate);
             }
@@ -155,11 +156,6 @@ impl SendTask {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-    }
-
-    /// Whether any path carries media.
-    fn carries(&self) -> bool {
-        self.sender.stats().paths.iter().any(|path| path.state == PathState::Active)
     }
 
     fn push(&mut self, frame: &Frame, now: Time) {

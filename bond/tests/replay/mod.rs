@@ -13,6 +13,8 @@ pub mod pair;
 pub mod receiver;
 pub mod sender;
 
+use std::time::Duration;
+
 use bond::PathId;
 use media::Time;
 
@@ -21,6 +23,10 @@ const START: Time = Time::from_millis(1_790_000_000_000);
 
 /// The path numbers that operations use: two more than fit a bond.
 const PATHS: u8 = bond::MAX_PATHS as u8 + 2;
+
+/// How long a run may live as a driver does, beyond its end: longer ones find no more, and take the time of
+/// others.
+const LIFE: Duration = Duration::from_secs(8);
 
 /// What a driver sees of both machines between two drains: a machine that wants to run again at once, over
 /// and over, would hang it.

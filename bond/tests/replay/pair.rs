@@ -14,7 +14,7 @@ use media::{Frame, FrameId, Time, TrackId};
 use super::datagram;
 use super::input::Input;
 use super::sender::{CLASSES, cost};
-use super::{PATHS, Patience, START, path};
+use super::{LIFE, PATHS, Patience, START, path};
 
 /// Datagrams that are on their way at once; a network would lose the others, too.
 const MAX_FLYING: usize = 4_000;
@@ -77,6 +77,7 @@ struct Flying {
 struct Rig {
     sender: Sender,
     receiver: Receiver,
+    life: Duration,
     deadline: Duration,
     now: Time,
     /// The receiver's clock less the sender's.
@@ -103,6 +104,7 @@ impl Rig {
         let mut rig = Rig {
             sender: Sender::new(SenderConfig { deadline, fec: input.flag() }),
             receiver: Receiver::new(ReceiverConfig { deadline }),
+            life: LIFE,
             deadline,
             now: START,
             offset: theirs.micros_since(START),
@@ -232,9 +234,12 @@ impl Rig {
     /// Bytes that are unlike any others in this run.
     fn bytes(&mut self, len: usize) -> Bytes {
         self.made += 1;
-        let mut bytes: Vec<u8> = (0..len).map(|i| ((i as u32 / 3) ^ self.made) as u8).collect();
-        let name = self.made.to_be_bytes();
-        bytes.iter_mut().zip(name).for_each(|(byte, name)| *byte = name);
+        let mut bytes = vec![self.made as u8; len];
+        // A shard of its own for each place, too.
+        for (place, chunk) in bytes.chunks_mut(512).enumerate() {
+            let name = self.made.to_be_bytes().into_iter().chain((place as u32).to_be_bytes());
+            chunk.iter_mut().zip(name).for_each(|(byte, name)| *byte = name);
+        }
         bytes.into()
     }
 
@@ -257,8 +262,16 @@ impl Rig {
         self.sender.push(&frame, class, self.now);
     }
 
-    /// Lives for so long.
+    /// Lives for so long while there is life left; then the time just passes.
     fn run(&mut self, time: Duration) {
+        let lives = time.min(self.life);
+        self.life -= lives;
+        self.live(lives);
+        self.now += time - lives;
+    }
+
+    /// Lives for so long.
+    fn live(&mut self, time: Duration) {
         let end = self.now + time;
         let mut patience = Patience::new(400_000, "turns in a few seconds");
         loop {
@@ -428,16 +441,16 @@ impl Rig {
             self.add_path(PathId(0), true, true);
         }
         let began = self.now;
-        self.run(RECOVERY);
+        self.live(RECOVERY);
         while !(self.messages.is_empty() && self.objects.is_empty() && self.answers.is_empty()) {
             assert!(self.now < began + MAX_RECOVERY, "a lane is stuck: {self}");
-            self.run(Duration::from_millis(200));
+            self.live(Duration::from_millis(200));
         }
         let tracks: Vec<TrackId> = self.tracks.keys().copied().collect();
         for &track in &tracks {
             self.push(track, Class::Keyframe, 10, 0, 0);
         }
-        self.run(self.deadline + Duration::from_secs(1));
+        self.live(self.deadline + Duration::from_secs(1));
         let mut accounted = 0;
         for id in tracks {
             let track = &self.tracks[&id];

@@ -10,7 +10,7 @@ use media::{Time, TrackId};
 
 use super::datagram::{self, FROM_SENDER, Shard};
 use super::input::Input;
-use super::{Patience, START, path};
+use super::{LIFE, Patience, START, path};
 
 /// What the documentation promises, whatever the sender does.
 const MAX_BUFFERED_BYTES: usize = 16 << 20;
@@ -26,7 +26,7 @@ pub fn run(data: &[u8]) {
     while !input.is_empty() {
         rig.operate(&mut input);
     }
-    rig.run(Duration::from_millis(1_500));
+    rig.live(Duration::from_millis(1_500));
 }
 
 /// What came on one path since it was added.
@@ -40,6 +40,7 @@ struct Came {
 
 struct Rig {
     machine: Receiver,
+    life: Duration,
     /// Reads what the receiver makes.
     judge: Sender,
     now: Time,
@@ -61,6 +62,7 @@ impl Rig {
         let now = if input.flag() { START } else { Time::from_micros(input.number() >> 2) };
         let mut rig = Rig {
             machine: Receiver::new(config),
+            life: LIFE,
             judge: Sender::new(SenderConfig::default()),
             now,
             theirs: START,
@@ -253,8 +255,16 @@ impl Rig {
         }
     }
 
-    /// Lives for so long, as a driver does.
+    /// Lives for so long while there is life left; then the time just passes.
     fn run(&mut self, time: Duration) {
+        let lives = time.min(self.life);
+        self.life -= lives;
+        self.live(lives);
+        self.pass(time - lives);
+    }
+
+    /// Lives for so long, as a driver does.
+    fn live(&mut self, time: Duration) {
         let end = self.now + time;
         let mut patience = Patience::new(20_000, "timeouts of a receiver in two seconds");
         self.settle();

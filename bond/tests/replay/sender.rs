@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bond::{Class, Cost, LaneError, MAX_DATAGRAM, PathId, Receiver, ReceiverConfig, Sender, SenderConfig};
 use bond::{PathState, Transmit};
+use bytes::Bytes;
 use media::{Frame, FrameId, Time, TrackId};
 
 use super::datagram::{self, Entry, FROM_RECEIVER};
 use super::input::Input;
-use super::{Patience, START, path};
+use super::{LIFE, Patience, START, path};
 
 /// Media may wait with 8 MiB and 4096 frames, objects with 4 MiB, messages with 70 KB; the headers that the
 /// queue counts with them take 115 bytes for each shard, and parity as much as 0.3 of what is sent.
@@ -25,6 +26,9 @@ const MAX_RATE: u64 = 200_000_000;
 pub const CLASSES: [Class; 6] =
     [Class::Audio, Class::Keyframe, Class::Delta, Class::Droppable, Class::Control, Class::Bulk];
 
+/// What frames are made of.
+static NOTHING: [u8; bond::MAX_FRAME_BYTES + 1] = [0; bond::MAX_FRAME_BYTES + 1];
+
 /// Runs one input.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
@@ -32,7 +36,7 @@ pub fn run(data: &[u8]) {
     while !input.is_empty() {
         rig.operate(&mut input);
     }
-    rig.run(Duration::from_millis(1_500));
+    rig.live(Duration::from_millis(1_500));
 }
 
 /// A cost that the input wants.
@@ -55,6 +59,7 @@ struct There {
 
 struct Rig {
     machine: Sender,
+    life: Duration,
     /// Reads what the sender makes.
     judge: Receiver,
     now: Time,
@@ -72,6 +77,7 @@ impl Rig {
         let theirs = if input.flag() { START } else { Time::from_micros(input.number() >> 2) };
         let mut rig = Rig {
             machine: Sender::new(SenderConfig { deadline, fec: input.flag() }),
+            life: LIFE,
             judge: Receiver::new(ReceiverConfig::default()),
             now: START,
             theirs,
@@ -120,13 +126,13 @@ impl Rig {
             }
             94..98 => {
                 let len = usize::from(input.short()) % (bond::MAX_MESSAGE_BYTES + 2);
-                let refused = self.machine.send_message(vec![1; len].into(), self.now).err();
+                let refused = self.machine.send_message(Bytes::from_static(&NOTHING[..len]), self.now).err();
                 let too_long = matches!(refused, Some(LaneError::TooLong { .. }));
                 assert_eq!(too_long, len > bond::MAX_MESSAGE_BYTES);
             }
             98..102 => {
                 let len = self.len(input);
-                let _ = self.machine.send_object(vec![2; len].into(), self.now);
+                let _ = self.machine.send_object(Bytes::from_static(&NOTHING[..len]), self.now);
             }
             102..106 => {
                 let (path, most) = (path(input), MAX_DATAGRAM - 2 + usize::from(input.below(8)));
@@ -175,7 +181,7 @@ impl Rig {
         *next += 1;
         let capture_time = Time::from_micros(self.now.as_micros().wrapping_add_signed(early));
         let keyframe = id.frame == 0;
-        let data = vec![*next as u8; len].into();
+        let data = Bytes::from_static(&NOTHING[..len]);
         self.machine.push(&Frame { id, capture_time, keyframe, data }, class, self.now);
     }
 
@@ -246,8 +252,16 @@ impl Rig {
         let _ = self.machine.handle_datagram(path, &data, self.now);
     }
 
-    /// Lives for so long, as a driver does.
+    /// Lives for so long while there is life left; then the time just passes.
     fn run(&mut self, time: Duration) {
+        let lives = time.min(self.life);
+        self.life -= lives;
+        self.live(lives);
+        self.pass(time - lives);
+    }
+
+    /// Lives for so long, as a driver does.
+    fn live(&mut self, time: Duration) {
         let end = self.now + time;
         let mut patience = Patience::new(60_000, "timeouts of a sender in two seconds");
         self.settle();

@@ -14,11 +14,31 @@ const MEMORY: Duration = Duration::from_millis(400);
 /// Sequence numbers that are remembered.
 const WINDOW: usize = MAX_BITMAP_BYTES * 8;
 
+/// A datagram that took so much longer than the fastest on its path waited in a queue, or on the air.
+const SLOW_MICROS: i64 = 15_000;
+
+/// The least delay is forgotten after one to two of these, so that clocks may drift apart.
+const DELAY_WINDOW: Duration = Duration::from_secs(30);
+
+/// How a datagram came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// As the first of its path.
+    First,
+    /// In order and on time.
+    Smoothly,
+    /// After a gap, out of order, or late.
+    Roughly,
+    /// It came before, or is too old to tell.
+    Again,
+}
+
 /// One path.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     path: PathId,
     latest: Option<Latest>,
+    least: LeastDelay,
     /// Bit `i % 64` of word `i / 64`: whether `highest - 1 - i` came.
     history: [u64; WINDOW / 64],
     packets: u64,
@@ -37,11 +57,19 @@ struct Latest {
     arrived: Time,
 }
 
+impl Latest {
+    /// By the two clocks as they are, in microseconds.
+    fn delay(self) -> i64 {
+        self.arrived.micros_since(self.sent)
+    }
+}
+
 impl Arrivals {
     pub fn new(path: PathId) -> Self {
         Self {
             path,
             latest: None,
+            least: LeastDelay::default(),
             history: [0; WINDOW / 64],
             packets: 0,
             bytes: 0,
@@ -51,25 +79,31 @@ impl Arrivals {
         }
     }
 
-    /// Notes a datagram. False where it came before, or is too old to tell.
-    pub fn note(&mut self, stamp: Stamp, len: usize, now: Time) -> bool {
+    /// Notes a datagram.
+    pub fn note(&mut self, stamp: Stamp, len: usize, now: Time) -> Noted {
         let latest = Latest { seq: stamp.seq, sent: stamp.sent, arrived: now };
+        let mut noted = Noted::Roughly;
         match self.latest {
             None => {
                 self.latest = Some(latest);
                 self.marked_at = now;
                 self.marks = [stamp.seq; 2];
+                noted = Noted::First;
             }
             Some(before) if stamp.seq > before.seq => {
+                let on_time = self.least.least().is_some_and(|least| latest.delay() < least + SLOW_MICROS);
+                if stamp.seq == before.seq + 1 && on_time {
+                    noted = Noted::Smoothly;
+                }
                 self.shift(stamp.seq - before.seq);
                 self.latest = Some(latest);
             }
             Some(before) => {
-                let Some(back) = (before.seq - stamp.seq).checked_sub(1) else { return false };
-                let Some(word) = self.history.get_mut((back / 64) as usize) else { return false };
+                let Some(back) = (before.seq - stamp.seq).checked_sub(1) else { return Noted::Again };
+                let Some(word) = self.history.get_mut((back / 64) as usize) else { return Noted::Again };
                 let bit = 1 << (back % 64);
                 if *word & bit != 0 {
-                    return false;
+                    return Noted::Again;
                 }
                 *word |= bit;
             }
@@ -78,9 +112,10 @@ impl Arrivals {
             self.marks = [self.latest.map_or(0, |latest| latest.seq), self.marks[0]];
             self.marked_at = now;
         }
+        self.least.sample(latest.delay(), now);
         self.packets += 1;
         self.bytes += len as u64;
-        true
+        noted
     }
 
     /// Moves the history on by `by`; what was the highest becomes history.
@@ -114,6 +149,13 @@ impl Arrivals {
         })
     }
 
+    /// How long the latest datagram took by the two clocks as they are, in microseconds; `None` when it is
+    /// older than `age`.
+    pub fn fresh_delay(&self, now: Time, age: Duration) -> Option<i64> {
+        let latest = self.latest.filter(|latest| now.saturating_since(latest.arrived) < age)?;
+        Some(latest.delay())
+    }
+
     pub fn stats(&self) -> ReceiverPathStats {
         ReceiverPathStats {
             path: self.path,
@@ -121,6 +163,30 @@ impl Arrivals {
             bytes: self.bytes,
             feedback_sent: self.feedback_sent,
         }
+    }
+}
+
+/// The least of arrival (our clock) minus sending (the sender's clock): the clocks' difference plus the
+/// delay of the fastest path. When this much more than a time by the sender's clock has passed on ours,
+/// that time has surely passed there.
+#[derive(Debug, Default)]
+pub(crate) struct LeastDelay {
+    began: Time,
+    current: Option<i64>,
+    previous: Option<i64>,
+}
+
+impl LeastDelay {
+    pub fn sample(&mut self, micros: i64, now: Time) {
+        if now.saturating_since(self.began) >= DELAY_WINDOW {
+            self.previous = self.current.take();
+            self.began = now;
+        }
+        self.current = Some(self.current.map_or(micros, |least| least.min(micros)));
+    }
+
+    pub fn least(&self) -> Option<i64> {
+        self.current.into_iter().chain(self.previous).min()
     }
 }
 
@@ -148,7 +214,11 @@ mod tests {
             next += rng.below(3) + if step % 500 == 499 { rng.below(700) } else { 0 };
             let highest = came.last().copied().unwrap_or(seq).max(seq);
             let fresh = highest - seq <= WINDOW as u64 && !came.contains(&seq);
-            assert_eq!(arrivals.note(stamp(seq), 100, Time::from_millis(step)), fresh, "{seq}");
+            assert_eq!(
+                arrivals.note(stamp(seq), 100, Time::from_millis(step)) != Noted::Again,
+                fresh,
+                "{seq}"
+            );
             came.insert(seq);
             let entry = arrivals.entry().unwrap();
             assert_eq!(entry.highest, highest);

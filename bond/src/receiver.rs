@@ -1,23 +1,31 @@
 //! The receiving machine.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::time::Duration;
 
 use bytes::Bytes;
 use media::{Frame, Time, TrackId};
 
-use crate::arrivals::Arrivals;
+use crate::arrivals::{Arrivals, LeastDelay, Noted};
 use crate::lanes::{LaneError, MESSAGES, OBJECTS, Outbox};
 use crate::order::{Insert, TrackOrder};
 use crate::wire::{self, Feedback, Packet, Shard, Stamp};
 use crate::{MAX_PATHS, PathId, ReceiverStats, Transmit, WireError};
 
-/// The sender hears of everything within this: it is the grain of loss and silence detection. At 100 a
-/// second and three paths feedback costs about 40 kb/s on each.
+/// While datagrams are lost, late or out of order, the sender hears of everything within this, on every path: it is
+/// the grain of its loss detection and its rate estimates.
 const FEEDBACK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// When nothing came for [`IDLE_AFTER`], feedback slows down to this; the latest one may have been lost.
+/// When all came as it should for [`CALM_AFTER`], within this, on the fastest path, and every second time on
+/// another one, too, in turn: any of them may be dark. That is a quarter of the wake-ups at both ends.
+const CALM_INTERVAL: Duration = Duration::from_millis(20);
+
+/// See [`CALM_INTERVAL`].
+const CALM_AFTER: Duration = Duration::from_secs(1);
+
+/// When nothing came for [`IDLE_AFTER`], feedback slows down to this, on all paths; the latest one may have been
+/// lost.
 const IDLE_INTERVAL: Duration = Duration::from_millis(40);
 
 /// See [`IDLE_INTERVAL`].
@@ -29,9 +37,6 @@ const MAX_TRACKS: usize = 32;
 /// The most bytes of frames that are held at once, against a sender that begins frames and never ends
 /// them: 20 s of 6 Mb/s, though a deadline of 400 ms needs 0.3 MB.
 const MAX_BUFFERED_BYTES: usize = 16 << 20;
-
-/// The least delay is forgotten after one to two of these, so that clocks may drift apart.
-const DELAY_WINDOW: Duration = Duration::from_secs(30);
 
 /// How a [`Receiver`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +90,12 @@ pub struct Receiver {
     outbox: VecDeque<Transmit>,
     messages: Outbox,
     next_feedback: Option<Time>,
+    /// How many there were, and the path beside the fastest that got the latest second copy.
+    feedbacks: u64,
+    second: PathId,
     last_arrival: Time,
+    /// When a datagram last came otherwise than it should.
+    rough: Time,
     stats: ReceiverStats,
 }
 
@@ -100,21 +110,26 @@ impl Receiver {
             outbox: VecDeque::new(),
             messages: Outbox::default(),
             next_feedback: None,
+            feedbacks: 0,
+            second: PathId(0),
             last_arrival: Time::ZERO,
+            rough: Time::ZERO,
             stats: ReceiverStats::default(),
         }
     }
 
     /// Adds a path; more than [`MAX_PATHS`] are ignored. Adding one that is there already starts it
     /// anew.
-    pub fn add_path(&mut self, path: PathId, _now: Time) {
+    pub fn add_path(&mut self, path: PathId, now: Time) {
+        self.rough = now;
         if self.paths.contains_key(&path) || self.paths.len() < MAX_PATHS {
             self.paths.insert(path, Arrivals::new(path));
         }
     }
 
     /// Removes a path.
-    pub fn remove_path(&mut self, path: PathId, _now: Time) {
+    pub fn remove_path(&mut self, path: PathId, now: Time) {
+        self.rough = now;
         self.paths.remove(&path);
         self.outbox.retain(|transmit| transmit.path != path);
     }
@@ -126,9 +141,12 @@ impl Receiver {
         let (Packet::Shard(stamp, _) | Packet::Probe(stamp) | Packet::Ack(stamp, _)) = packet;
         match self.paths.get_mut(&path).map(|arrivals| arrivals.note(stamp, data.len(), now)) {
             None => self.stats.rejected += 1,
-            Some(false) => self.stats.duplicates += 1,
-            Some(true) => {
-                self.arrived(path, stamp, now);
+            Some(Noted::Again) => self.stats.duplicates += 1,
+            Some(noted) => {
+                if noted != Noted::Smoothly {
+                    self.rough = now;
+                }
+                self.arrived(noted, stamp, now);
                 match packet {
                     Packet::Shard(_, shard) => self.take(&shard, now),
                     Packet::Ack(_, next) => self.messages.acknowledged(next),
@@ -140,13 +158,23 @@ impl Receiver {
         Ok(())
     }
 
-    fn arrived(&mut self, path: PathId, stamp: Stamp, now: Time) {
+    fn arrived(&mut self, noted: Noted, stamp: Stamp, now: Time) {
         self.delay.sample(now.micros_since(stamp.sent), now);
         self.last_arrival = now;
         // A new path is heard of at once: the rest of its first train is measured from here.
-        let first = self.paths.get(&path).is_some_and(|arrivals| arrivals.stats().packets == 1);
-        let soon = if first { now } else { now + FEEDBACK_INTERVAL };
+        let soon = if noted == Noted::First { now } else { now + self.interval(now) };
         self.next_feedback = Some(self.next_feedback.map_or(soon, |next| next.min(soon)));
+    }
+
+    /// Until the next feedback.
+    fn interval(&self, now: Time) -> Duration {
+        if now.saturating_since(self.last_arrival) >= IDLE_AFTER {
+            IDLE_INTERVAL
+        } else if now.saturating_since(self.rough) >= CALM_AFTER {
+            CALM_INTERVAL
+        } else {
+            FEEDBACK_INTERVAL
+        }
     }
 
     fn take(&mut self, shard: &Shard<'_>, now: Time) {
@@ -198,16 +226,40 @@ impl Receiver {
     }
 
     fn make_feedback(&mut self, now: Time) {
-        let idle = now.saturating_since(self.last_arrival) >= IDLE_AFTER;
-        self.next_feedback = Some(now + if idle { IDLE_INTERVAL } else { FEEDBACK_INTERVAL });
+        let interval = self.interval(now);
+        self.next_feedback = Some(now + interval);
         let entries = self.paths.values().filter_map(Arrivals::entry).collect();
         let data: Bytes = wire::put_feedback(&Feedback { made: now, entries }).freeze();
         // An older one that was not taken yet says nothing that this one does not; messages come again.
         self.outbox.clear();
+        self.feedbacks += 1;
+        let fastest = self.fastest(now).filter(|_| interval == CALM_INTERVAL);
+        let second = self.second_copy(fastest);
         for (&path, arrivals) in &mut self.paths {
-            arrivals.feedback_sent += 1;
-            self.outbox.push_back(Transmit { path, data: data.clone() });
+            if fastest.is_none_or(|fastest| path == fastest || second == Some(path)) {
+                arrivals.feedback_sent += 1;
+                self.outbox.push_back(Transmit { path, data: data.clone() });
+            }
         }
+    }
+
+    /// The path whose latest datagram took the least time, of those that brought one just now.
+    fn fastest(&self, now: Time) -> Option<PathId> {
+        let delay =
+            |(&path, arrivals): (&PathId, &Arrivals)| Some((arrivals.fresh_delay(now, IDLE_AFTER)?, path));
+        self.paths.iter().filter_map(delay).min().map(|(_, path)| path)
+    }
+
+    /// The path beside the fastest that gets a copy this time.
+    fn second_copy(&mut self, fastest: Option<PathId>) -> Option<PathId> {
+        if self.feedbacks % 2 == 0 {
+            return None;
+        }
+        let later = (Bound::Excluded(self.second), Bound::Unbounded);
+        let mut turn = self.paths.range(later).chain(&self.paths).map(|(&path, _)| path);
+        let second = turn.find(|path| Some(*path) != fastest)?;
+        self.second = second;
+        Some(second)
     }
 
     /// The next frame, or the next gap.
@@ -239,42 +291,23 @@ impl Receiver {
         self.give_up(now);
     }
 
+    /// Frames that came whole, but after they had been given up, so far.
+    pub fn frames_late(&self) -> u64 {
+        self.tracks.values().map(|order| order.late).sum()
+    }
+
     /// Counters.
     pub fn stats(&self) -> ReceiverStats {
         ReceiverStats {
             // A hostile sender's numbers may be as large as they get.
             frames_lost: self.tracks.values().fold(0, |lost, order| lost.saturating_add(order.lost)),
             frames_recovered: self.tracks.values().map(|order| order.recovered).sum(),
-            frames_late: self.tracks.values().map(|order| order.late).sum(),
+            frames_late: self.frames_late(),
             buffered_bytes: self.buffered_bytes(),
             buffered_frames: self.tracks.values().map(TrackOrder::len).sum(),
             paths: self.paths.values().map(Arrivals::stats).collect(),
             ..self.stats.clone()
         }
-    }
-}
-
-/// The least of arrival (our clock) minus sending (the sender's clock): the clocks' difference plus the
-/// delay of the fastest path. When this much more than a time by the sender's clock has passed on ours,
-/// that time has surely passed there.
-#[derive(Debug, Default)]
-struct LeastDelay {
-    began: Time,
-    current: Option<i64>,
-    previous: Option<i64>,
-}
-
-impl LeastDelay {
-    fn sample(&mut self, micros: i64, now: Time) {
-        if now.saturating_since(self.began) >= DELAY_WINDOW {
-            self.previous = self.current.take();
-            self.began = now;
-        }
-        self.current = Some(self.current.map_or(micros, |least| least.min(micros)));
-    }
-
-    fn least(&self) -> Option<i64> {
-        self.current.into_iter().chain(self.previous).min()
     }
 }
 
@@ -314,29 +347,102 @@ mod tests {
         receiver
     }
 
+    fn probe(seq: u64, sent: Time) -> Vec<u8> {
+        wire::put_probe(Stamp { seq, sent }, 0).to_vec()
+    }
+
     #[test]
-    fn feedback_goes_out_on_all_paths_every_ten_milliseconds() {
+    fn feedback_goes_out_soon_and_slows_down_in_silence() {
         let mut receiver = receiver();
         receiver.add_path(PathId(1), START);
         assert_eq!(receiver.poll_timeout(), None);
         // A new path at once.
         receiver.handle_datagram(PATH, &datagram(3, &shard(0, 0, 3)), START).unwrap();
-        assert_eq!(std::iter::from_fn(|| receiver.poll_transmit(START)).count(), 2);
+        assert!(receiver.poll_transmit(START).is_some());
+        while receiver.poll_transmit(START).is_some() {}
         receiver.handle_datagram(PATH, &datagram(4, &shard(0, 1, 3)), START).unwrap();
         assert_eq!(receiver.poll_transmit(START), None);
         let due = START + FEEDBACK_INTERVAL;
         assert_eq!(receiver.poll_timeout(), Some(due));
-        let paths: Vec<_> = std::iter::from_fn(|| receiver.poll_transmit(due)).collect();
-        assert_eq!(paths.iter().map(|t| t.path.0).collect::<Vec<_>>(), [0, 1]);
-        let Ok(wire::Answer::Feedback(feedback)) = wire::parse_answer(&paths[1].data) else { panic!() };
+        let transmit = receiver.poll_transmit(due).unwrap();
+        let Ok(wire::Answer::Feedback(feedback)) = wire::parse_answer(&transmit.data) else { panic!() };
         assert_eq!((feedback.entries.len(), feedback.entries[0].highest), (1, 4));
         // Silence slows it down, but does not end it: the last one may be lost.
         let later = START + Duration::from_secs(1);
-        assert!(receiver.poll_transmit(later).is_some());
+        let paths: Vec<_> = std::iter::from_fn(|| receiver.poll_transmit(later)).map(|t| t.path.0).collect();
+        assert_eq!(paths, [0, 1]);
         assert_eq!(receiver.poll_timeout(), Some(later + IDLE_INTERVAL));
         receiver.remove_path(PATH, later);
         receiver.remove_path(PathId(1), later);
         assert_eq!(receiver.poll_transmit(later), None);
+    }
+
+    /// The paths of each feedback from `from` on, while a datagram comes on every path each 5 ms, path by path
+    /// 10 ms later than on the one before, and `tell` changes what comes.
+    fn feedbacks(
+        receiver: &mut Receiver,
+        from: u64,
+        count: usize,
+        tell: impl Fn(u8, &mut u64) -> bool,
+    ) -> Vec<(Time, Vec<u8>)> {
+        let mut all: Vec<(Time, Vec<u8>)> = Vec::new();
+        let mut seqs = [from * 1000; 3];
+        for millis in from.. {
+            let now = START + Duration::from_millis(millis);
+            if millis.is_multiple_of(5) {
+                for (path, seq) in (0..3).zip(&mut seqs) {
+                    *seq += 1;
+                    let sent = now - Duration::from_millis(10 + 10 * u64::from(path));
+                    if tell(path, seq) {
+                        receiver.handle_datagram(PathId(path), &probe(*seq, sent), now).unwrap();
+                    }
+                }
+            }
+            let paths: Vec<u8> =
+                std::iter::from_fn(|| receiver.poll_transmit(now)).map(|transmit| transmit.path.0).collect();
+            if !paths.is_empty() {
+                all.push((now, paths));
+            }
+            if all.len() == count {
+                break;
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn feedback_takes_the_fastest_path_and_the_others_in_turn() {
+        let mut receiver = receiver();
+        (1..3).for_each(|path| receiver.add_path(PathId(path), START));
+        let paths = |receiver: &mut Receiver, from, tell: fn(u8) -> bool| {
+            let all = feedbacks(receiver, from, 12, |path, _| tell(path));
+            all.into_iter().skip(4).map(|(_, paths)| paths).collect::<Vec<_>>()
+        };
+        let all = paths(&mut receiver, 0, |_| true);
+        assert!(all.iter().all(|paths| paths.contains(&0)), "{all:?}");
+        for other in [1, 2] {
+            assert_eq!(all.iter().filter(|paths| paths.contains(&other)).count(), 2, "{all:?}");
+        }
+        // The fastest went dark: the next one takes its place, and it still has its turn.
+        let all = paths(&mut receiver, 400, |path| path != 0);
+        let dark: Vec<_> = all.iter().rev().take(4).collect();
+        assert!(dark.iter().all(|paths| paths.contains(&1)), "{all:?}");
+        assert!(dark.iter().any(|paths| paths.contains(&0)), "{all:?}");
+    }
+
+    #[test]
+    fn feedback_is_less_frequent_while_all_is_well() {
+        let mut receiver = receiver();
+        (1..3).for_each(|path| receiver.add_path(PathId(path), START));
+        let gap = |all: &[(Time, Vec<u8>)]| all[all.len() - 1].0.saturating_since(all[all.len() - 2].0);
+        assert_eq!(gap(&feedbacks(&mut receiver, 0, 20, |_, _| true)), FEEDBACK_INTERVAL);
+        assert_eq!(gap(&feedbacks(&mut receiver, 300, 90, |_, _| true)), CALM_INTERVAL);
+        // One datagram is missing.
+        let all = feedbacks(&mut receiver, 3_000, 10, |path, seq| {
+            *seq += u64::from(path == 1 && *seq == 3_000_004);
+            true
+        });
+        assert_eq!(gap(&all), FEEDBACK_INTERVAL);
     }
 
     #[test]

@@ -28,6 +28,8 @@ const MAX_RECORDS: usize = 2048;
 /// How long a datagram that was called lost is remembered, to learn of such mistakes.
 const REMEMBER_LOST: Duration = Duration::from_secs(1);
 
+const NEVER: Time = Time::from_micros(u64::MAX);
+
 /// A datagram that was sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
@@ -84,6 +86,8 @@ pub(crate) struct Flight {
     /// From when on nothing was heard for [`QUIET`].
     quiet_from: Option<Time>,
     in_flight: u64,
+    /// When the first of those that were called lost may be forgotten, or sooner.
+    forget_at: Time,
     sent_bytes: u64,
     last_train: Option<u64>,
     patience: u32,
@@ -99,6 +103,7 @@ impl Flight {
             highest_sent_at: Time::ZERO,
             quiet_from: None,
             in_flight: 0,
+            forget_at: NEVER,
             sent_bytes: 0,
             last_train: None,
             patience: 0,
@@ -202,6 +207,11 @@ impl Flight {
         let mut lost = Lost::default();
         let mut neighbour = None;
         for (&seq, sent) in &mut self.records {
+            let overtakable = self.highest.is_some_and(|highest| seq < highest);
+            if !overtakable && !(quiet && now >= sent.at + timeout) {
+                // Nor is any that was sent later.
+                break;
+            }
             let overtaken = self.highest.is_some_and(|highest| {
                 seq < highest
                     && (highest - seq >= packets || self.highest_sent_at.saturating_since(sent.at) >= time)
@@ -210,6 +220,7 @@ impl Flight {
                 sent.lost = true;
                 self.in_flight -= sent.bytes;
                 lost.shards.extend(sent.shard);
+                self.forget_at = self.forget_at.min(sent.at + REMEMBER_LOST);
             }
             if overtaken && !sent.counted {
                 sent.counted = true;
@@ -220,8 +231,23 @@ impl Flight {
                 neighbour = Some(seq);
             }
         }
-        self.records.retain(|_, sent| !sent.lost || now.saturating_since(sent.at) < REMEMBER_LOST);
+        self.forget(now);
         lost
+    }
+
+    /// Forgets what was called lost long ago.
+    fn forget(&mut self, now: Time) {
+        if now < self.forget_at {
+            return;
+        }
+        self.forget_at = NEVER;
+        self.records.retain(|_, sent| {
+            let until = sent.at + REMEMBER_LOST;
+            if sent.lost && until > now {
+                self.forget_at = self.forget_at.min(until);
+            }
+            !sent.lost || until > now
+        });
     }
 
     /// What is overdue by `timeout` but not lost yet: it may sit in a queue that hardly moves. Each shard is
@@ -238,6 +264,7 @@ impl Flight {
     /// Calls everything lost, because the path fell silent or is gone.
     pub fn give_up(&mut self) -> Vec<ShardId> {
         self.in_flight = 0;
+        self.forget_at = Time::ZERO;
         let flying = self.records.values_mut().filter(|sent| !sent.lost);
         flying
             .filter_map(|sent| {

@@ -254,6 +254,7 @@ impl Ingest {
             publication,
             receiver: Receiver::new(ReceiverConfig { deadline }),
             paths: BTreeMap::new(),
+            counted: BTreeMap::new(),
             empty_since: Some(self.clock.now()),
             keyframe_asked: Time::ZERO,
         };
@@ -316,6 +317,8 @@ struct SessionTask {
     publication: Publication,
     receiver: Receiver,
     paths: BTreeMap<PathId, Path>,
+    /// Datagrams and bytes that came on each path, and are not in the record yet.
+    counted: BTreeMap<PathId, (u64, u64)>,
     empty_since: Option<Time>,
     keyframe_asked: Time,
 }
@@ -377,11 +380,9 @@ impl SessionTask {
                 if let Err(error) = self.receiver.handle_datagram(path, &data, now) {
                     tracing::debug!(broadcast = %self.name, %error, "datagram");
                 }
-                self.record.update(|status| {
-                    let uplink = status.uplinks.entry(path.0).or_default();
-                    uplink.bytes += data.len() as u64;
-                    uplink.datagrams += 1;
-                });
+                let (datagrams, bytes) = self.counted.entry(path).or_default();
+                *datagrams += 1;
+                *bytes += data.len() as u64;
             }
             Event::Clock { offset_micros, error_micros } => self.record.update(|status| {
                 status.clock_offset_us = Some(offset_micros);
@@ -466,8 +467,15 @@ impl SessionTask {
                 }
             }
         }
-        let late = self.receiver.stats().frames_late;
-        self.record.update(|status| status.late = late);
+        let (late, counted) = (self.receiver.frames_late(), std::mem::take(&mut self.counted));
+        self.record.update(|status| {
+            status.late = late;
+            for (path, (datagrams, bytes)) in counted {
+                let uplink = status.uplinks.entry(path.0).or_default();
+                uplink.datagrams += datagrams;
+                uplink.bytes += bytes;
+            }
+        });
     }
 
     fn ask_for_keyframe(&mut self, now: Time) {

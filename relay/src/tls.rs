@@ -148,10 +148,11 @@ fn write(path: &Path, data: &[u8], mode: u32) -> Result<(), TlsError> {
 }
 
 /// After so many packets QUIC acknowledges,
-const ACK_EVERY: u32 = 20;
+const ACK_EVERY: u32 = 40;
 
-/// and after so long at the latest: two feedback intervals of the bond and some.
-const ACK_DELAY: Duration = Duration::from_millis(25);
+/// and after so long at the latest. By then the bond's feedback or media has gone out on most uplinks, and the
+/// acknowledgement with it.
+const ACK_DELAY: Duration = Duration::from_millis(100);
 
 /// Asks the other end for few acknowledgements (draft-ietf-quic-ack-frequency); one that does not know the
 /// extension goes on as ever. The bond's own feedback tells more, sooner, and QUIC's every second packet

@@ -1,21 +1,33 @@
 //! Watches the machine's network interfaces, and its sleep.
 //!
-//! A thread looks a few times a second. That is simpler than netlink's messages, costs less than a
-//! thousandth of a core, and cannot miss one.
+//! A thread looks when the kernel says that something has changed, and every few seconds all the same. What
+//! the kernel says is not read: a look is simpler than keeping state by its messages, and cannot miss one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use super::interfaces::{Interface, Network};
 
-/// How often the interfaces are looked at: what this takes is added to every hot-plug and address change.
+/// How often the clocks are looked at, and the interfaces too, where the kernel tells nothing.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How often the interfaces are looked at though the kernel has told nothing: not all that matters is told
+/// (`rp_filter`).
+const LOOK_ANYWAY: Duration = Duration::from_secs(3);
+
+/// Changes come in bursts: a link, its addresses, its routes. One look for all that come within this.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// The boot clock, which goes on in suspend, got ahead of the other one by this much: the machine slept.
 const SLEPT: Duration = Duration::from_secs(1);
@@ -23,6 +35,12 @@ const SLEPT: Duration = Duration::from_secs(1);
 /// Or this much passed between two looks: the process was stopped, or the virtual machine paused. The
 /// longest that a busy machine kept a thread waiting was under a second.
 const STOOD_STILL: Duration = Duration::from_secs(5);
+
+/// Links, addresses and routes of both families, from `include/uapi/linux/rtnetlink.h`.
+const RTMGRP: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+
+/// Notices that are taken for one look.
+const MAX_TOLD: usize = 256;
 
 /// Interfaces that are looked at; a machine with more gets the first by name.
 const MAX_INTERFACES: usize = 256;
@@ -47,16 +65,25 @@ pub(crate) fn watch() -> watch::Receiver<Arc<Network>> {
     let watcher = move || {
         let mut wakes = 0;
         let (mut mono, mut boot) = (Instant::now(), uptime());
+        let mut looked = mono;
+        // What changed before it was open shows in the first look.
+        let notices = Notices::open();
+        let mut changed = true;
         loop {
-            std::thread::sleep(LOOK);
+            changed |= notices.wait();
             if sender.is_closed() {
                 return;
             }
             let (mono_now, boot_now) = (Instant::now(), uptime());
-            if stood_still(mono_now.duration_since(mono), boot.zip(boot_now)) {
+            if stood_still(mono_now.duration_since(mono), boot_now.saturating_sub(boot)) {
                 wakes += 1;
+                changed = true;
             }
             (mono, boot) = (mono_now, boot_now);
+            if !std::mem::take(&mut changed) && mono_now.duration_since(looked) < LOOK_ANYWAY {
+                continue;
+            }
+            looked = mono_now;
             let seen = look(wakes);
             sender.send_if_modified(|last| {
                 let news = **last != seen;
@@ -73,18 +100,61 @@ pub(crate) fn watch() -> watch::Receiver<Arc<Network>> {
     receiver
 }
 
+/// The kernel's notices of changed links, addresses and routes (rtnetlink(7)).
+struct Notices(Option<OwnedFd>);
+
+impl Notices {
+    fn open() -> Self {
+        let open = || {
+            let socket = rustix::net::socket_with(
+                AddressFamily::NETLINK,
+                SocketType::RAW,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
+            sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(LOOK))?;
+            rustix::net::bind(&socket, &SocketAddrNetlink::new(0, RTMGRP))?;
+            Ok::<_, Errno>(socket)
+        };
+        let socket = open().inspect_err(|error| tracing::info!(%error, "the kernel tells of no changes"));
+        Self(socket.ok())
+    }
+
+    /// Waits for at most about [`LOOK`]. Whether something may have changed.
+    fn wait(&self) -> bool {
+        let mut told = [0; 8192];
+        let Some(socket) = &self.0 else {
+            std::thread::sleep(LOOK);
+            return true;
+        };
+        match rustix::net::recv(socket, &mut told, RecvFlags::empty()) {
+            Ok(_) => std::thread::sleep(SETTLE),
+            Err(Errno::AGAIN | Errno::INTR) => return false,
+            // Told more than fits.
+            Err(Errno::NOBUFS) => {}
+            Err(error) => {
+                tracing::debug!(%error, "the kernel tells of no changes");
+                std::thread::sleep(LOOK);
+            }
+        }
+        for _ in 0..MAX_TOLD {
+            if rustix::net::recv(socket, &mut told, RecvFlags::DONTWAIT).is_err() {
+                break;
+            }
+        }
+        true
+    }
+}
+
 /// Whether we, or the whole machine, were away between two looks: `mono` passed on the clock that
-/// stops in suspend, and from the first to the second of `boot` on the one that does not.
-fn stood_still(mono: Duration, boot: Option<(Duration, Duration)>) -> bool {
-    let slept = boot.is_some_and(|(before, after)| after.saturating_sub(before) > mono + SLEPT);
-    slept || mono > LOOK + STOOD_STILL
+/// stops in suspend, and `boot` on the one that does not.
+fn stood_still(mono: Duration, boot: Duration) -> bool {
+    boot > mono + SLEPT || mono > LOOK + STOOD_STILL
 }
 
 /// Since boot, suspend included.
-fn uptime() -> Option<Duration> {
-    let text = fs::read_to_string("/proc/uptime").ok()?;
-    let seconds = text.split(' ').next()?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+fn uptime() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 fn look(wakes: u64) -> Network {
@@ -205,11 +275,10 @@ mod tests {
     fn sleep_shows_in_the_boot_clock_and_a_stop_in_the_other() {
         let at = |seconds| Duration::from_secs(seconds);
         let look = Duration::from_millis(250);
-        assert!(!stood_still(look, Some((at(100), at(100)))));
-        assert!(!stood_still(Duration::from_secs(2), Some((at(100), at(102)))), "a busy machine");
-        assert!(stood_still(look, Some((at(100), at(3700)))), "an hour of sleep");
-        assert!(stood_still(at(12), Some((at(100), at(112)))), "stopped");
-        assert!(stood_still(at(12), None) && !stood_still(look, None));
+        assert!(!stood_still(look, look));
+        assert!(!stood_still(at(2), at(2)), "a busy machine");
+        assert!(stood_still(look, at(3600)), "an hour of sleep");
+        assert!(stood_still(at(12), at(12)), "stopped");
     }
 
     #[test]
@@ -218,6 +287,6 @@ mod tests {
         let lo = &here.interfaces["lo"];
         assert!(lo.index > 0 && lo.up && lo.mtu > 1500, "{lo:?}");
         assert!(here.stand(&Bind::Any).is_ok());
-        assert!(uptime().unwrap() > Duration::ZERO);
+        assert!(uptime() > Duration::ZERO);
     }
 }

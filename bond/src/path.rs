@@ -271,9 +271,10 @@ impl Path {
         self.estimate.timeout(self.flight.patience())
     }
 
-    /// By how much news of this path is overdue.
+    /// By how much news of this path is overdue. Without patience: to wait too long for a path costs more than to
+    /// do with less of it for a moment.
     fn overdue(&self, now: Time) -> Option<Duration> {
-        let expected = self.flight.next_overdue(self.timeout())?;
+        let expected = self.flight.next_overdue(self.estimate.timeout(0))?;
         (now > expected && now > self.grace_until).then(|| now.saturating_since(expected))
     }
 

@@ -5,7 +5,7 @@
 //! new: Probing ---------------> Active ---------------------------------> Suspect
 //!                                 ^                                          | sign of life
 //!                                 +---- second one in a row ---- Probing <---+
-//!                                       (the first, where no path is Active)
+//!                                       (the first, where no other can be relied on)
 //! ```
 
 use std::time::Duration;
@@ -41,8 +41,8 @@ const IDLE_PROBE: Duration = Duration::from_millis(60);
 /// when news of it is overdue, this often, so that silence shows soon;
 const OVERDUE_PROBE: Duration = Duration::from_millis(20);
 
-/// when it is suspect, this often;
-const SUSPECT_PROBE: Duration = Duration::from_millis(40);
+/// when it is suspect, this often: 25 kb/s;
+const SUSPECT_PROBE: Duration = Duration::from_millis(20);
 
 /// when it has just been heard of again, or is new, this often at first.
 const EAGER_PROBE: Duration = Duration::from_millis(10);
@@ -348,7 +348,7 @@ impl Path {
         Some(MAX_DATAGRAM)
     }
 
-    /// Takes feedback on this path. `alone`: no path carries media now.
+    /// Takes feedback on this path. `alone`: there is no other that can be relied on now.
     pub fn told(&mut self, entry: &FeedbackEntry, alone: bool, now: Time) -> News {
         let told = self.flight.told(entry, now);
         if told.mistakes > 0 && self.suspected > 0 && !self.active() {

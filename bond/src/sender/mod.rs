@@ -218,7 +218,7 @@ impl Sender {
 
     fn feedback(&mut self, path: PathId, feedback: &Feedback, now: Time) {
         for entry in &feedback.entries {
-            let alone = !self.paths.values().any(Path::active);
+            let alone = !self.paths.values().any(|path| path.active() && !path.doubtful(now));
             let Some(told) = self.paths.get_mut(&entry.path) else { continue };
             let heard = told.heard();
             let news = told.told(entry, alone, now);

@@ -71,6 +71,9 @@ const HEDGE_AFTER: Duration = Duration::from_millis(0);
 /// Losses behind so much queueing delay, in microseconds, are the queue's.
 const CONGESTED: f64 = 50_000.0;
 
+/// So much queueing delay, in microseconds, stays only where somebody sends more than the path carries.
+const CROWDED: f64 = 25_000.0;
+
 /// News that is so much overdue makes the encoder careful at once, before the path is suspect.
 const DOUBT: Duration = Duration::from_millis(15);
 
@@ -194,6 +197,12 @@ impl Path {
     /// The last sign of life.
     pub fn heard(&self) -> Option<Time> {
         self.heard
+    }
+
+    /// Whether a queue stands there, of our datagrams or of others': then nothing of its rate is spare, whatever
+    /// was measured.
+    pub fn crowded(&self) -> bool {
+        self.estimate.queueing() > CROWDED
     }
 
     /// Whether it carried media just now: only then its losses are losses of media.

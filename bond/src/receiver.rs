@@ -347,10 +347,6 @@ mod tests {
         receiver
     }
 
-    fn probe(seq: u64, sent: Time) -> Vec<u8> {
-        wire::put_probe(Stamp { seq, sent }, 0).to_vec()
-    }
-
     #[test]
     fn feedback_goes_out_soon_and_slows_down_in_silence() {
         let mut receiver = receiver();
@@ -377,72 +373,69 @@ mod tests {
         assert_eq!(receiver.poll_transmit(later), None);
     }
 
-    /// The paths of each feedback from `from` on, while a datagram comes on every path each 5 ms, path by path
-    /// 10 ms later than on the one before, and `tell` changes what comes.
-    fn feedbacks(
-        receiver: &mut Receiver,
-        from: u64,
-        count: usize,
-        tell: impl Fn(u8, &mut u64) -> bool,
-    ) -> Vec<(Time, Vec<u8>)> {
-        let mut all: Vec<(Time, Vec<u8>)> = Vec::new();
-        let mut seqs = [from * 1000; 3];
-        for millis in from.. {
-            let now = START + Duration::from_millis(millis);
-            if millis.is_multiple_of(5) {
-                for (path, seq) in (0..3).zip(&mut seqs) {
-                    *seq += 1;
-                    let sent = now - Duration::from_millis(10 + 10 * u64::from(path));
-                    if tell(path, seq) {
-                        receiver.handle_datagram(PathId(path), &probe(*seq, sent), now).unwrap();
-                    }
+    /// Three paths that bring a probe every 5 ms each; of a later one it takes 10 ms longer.
+    struct Steady {
+        receiver: Receiver,
+        next: [u64; 3],
+        millis: u64,
+    }
+
+    impl Steady {
+        fn new() -> Self {
+            let mut receiver = receiver();
+            (1..3).for_each(|path| receiver.add_path(PathId(path), START));
+            Self { receiver, next: [0; 3], millis: 0 }
+        }
+
+        /// Goes on for so long, without what would come on `dark`. When each feedback went out, and where.
+        fn go_on(&mut self, millis: u64, dark: Option<usize>) -> Vec<(Time, Vec<u8>)> {
+            let mut all = Vec::new();
+            for _ in 0..millis {
+                self.millis += 1;
+                let now = START + Duration::from_millis(self.millis);
+                for path in (0..3).filter(|path| self.millis.is_multiple_of(5) && dark != Some(*path)) {
+                    let sent = now - Duration::from_millis(10 + 10 * path as u64);
+                    let probe = wire::put_probe(Stamp { seq: self.next[path], sent }, 0);
+                    self.receiver.handle_datagram(PathId(path as u8), &probe, now).unwrap();
+                    self.next[path] += 1;
+                }
+                let transmits = std::iter::from_fn(|| self.receiver.poll_transmit(now));
+                let paths: Vec<u8> = transmits.map(|transmit| transmit.path.0).collect();
+                if !paths.is_empty() {
+                    all.push((now, paths));
                 }
             }
-            let paths: Vec<u8> =
-                std::iter::from_fn(|| receiver.poll_transmit(now)).map(|transmit| transmit.path.0).collect();
-            if !paths.is_empty() {
-                all.push((now, paths));
-            }
-            if all.len() == count {
-                break;
-            }
+            all
         }
-        all
     }
 
     #[test]
-    fn feedback_takes_the_fastest_path_and_the_others_in_turn() {
-        let mut receiver = receiver();
-        (1..3).for_each(|path| receiver.add_path(PathId(path), START));
-        let paths = |receiver: &mut Receiver, from, tell: fn(u8) -> bool| {
-            let all = feedbacks(receiver, from, 12, |path, _| tell(path));
-            all.into_iter().skip(4).map(|(_, paths)| paths).collect::<Vec<_>>()
-        };
-        let all = paths(&mut receiver, 0, |_| true);
-        assert!(all.iter().all(|paths| paths.contains(&0)), "{all:?}");
-        for other in [1, 2] {
-            assert_eq!(all.iter().filter(|paths| paths.contains(&other)).count(), 2, "{all:?}");
-        }
-        // The fastest went dark: the next one takes its place, and it still has its turn.
-        let all = paths(&mut receiver, 400, |path| path != 0);
-        let dark: Vec<_> = all.iter().rev().take(4).collect();
-        assert!(dark.iter().all(|paths| paths.contains(&1)), "{all:?}");
-        assert!(dark.iter().any(|paths| paths.contains(&0)), "{all:?}");
-    }
-
-    #[test]
-    fn feedback_is_less_frequent_while_all_is_well() {
-        let mut receiver = receiver();
-        (1..3).for_each(|path| receiver.add_path(PathId(path), START));
+    fn feedback_is_sparse_while_all_is_well() {
+        let mut steady = Steady::new();
         let gap = |all: &[(Time, Vec<u8>)]| all[all.len() - 1].0.saturating_since(all[all.len() - 2].0);
-        assert_eq!(gap(&feedbacks(&mut receiver, 0, 20, |_, _| true)), FEEDBACK_INTERVAL);
-        assert_eq!(gap(&feedbacks(&mut receiver, 300, 90, |_, _| true)), CALM_INTERVAL);
+        let all = steady.go_on(500, None);
+        assert_eq!((gap(&all), all.last().unwrap().1.len()), (FEEDBACK_INTERVAL, 3), "in the beginning");
+        steady.go_on(1_000, None);
+        // The fastest always, the others in turn.
+        let all = steady.go_on(400, None);
+        assert_eq!((gap(&all), all.len()), (CALM_INTERVAL, 20));
+        assert!(all.iter().all(|(_, paths)| paths.contains(&0)), "{all:?}");
+        for other in [1, 2] {
+            assert_eq!(all.iter().filter(|(_, paths)| paths.contains(&other)).count(), 5, "{all:?}");
+        }
         // One datagram is missing.
-        let all = feedbacks(&mut receiver, 3_000, 10, |path, seq| {
-            *seq += u64::from(path == 1 && *seq == 3_000_004);
-            true
-        });
-        assert_eq!(gap(&all), FEEDBACK_INTERVAL);
+        steady.next[1] += 1;
+        let all = steady.go_on(500, None);
+        assert_eq!((gap(&all), all.last().unwrap().1.len()), (FEEDBACK_INTERVAL, 3));
+    }
+
+    #[test]
+    fn the_fastest_path_went_dark() {
+        let mut steady = Steady::new();
+        steady.go_on(1_500, None);
+        let all = steady.go_on(500, Some(0)).split_off(8);
+        assert!(all.iter().all(|(_, paths)| paths.contains(&1)), "{all:?}");
+        assert!(all.iter().any(|(_, paths)| paths.contains(&0)), "it still has its turn: {all:?}");
     }
 
     #[test]

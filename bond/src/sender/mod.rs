@@ -278,8 +278,8 @@ impl Sender {
         let (carries, best): (f64, f64) = (rates().sum(), rates().fold(0.0, f64::max));
         let pushing = self.queue.live_bytes() as f64 * 8.0 > carries * PUSH_FROM.as_secs_f64();
         self.paths.values_mut().for_each(|path| path.push(pushing));
-        if pushing || self.paths.values().any(|path| path.active() && path.carries(now) && path.doubtful(now))
-        {
+        let troubled = |path: &Path| path.doubtful(now) || path.crowded();
+        if pushing || self.paths.values().any(|path| path.active() && path.carries(now) && troubled(path)) {
             self.budget.trouble(now);
         }
         self.budget.refill(carries, now);

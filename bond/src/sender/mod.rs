@@ -19,8 +19,9 @@ use crate::{Transmit, WireError};
 
 mod transmit;
 
-/// When what waits would take the paths longer than this, they are pushed.
-const PUSH_FROM: Duration = Duration::from_millis(60);
+/// When what waits would take the paths longer than this, they are pushed. That is longer than a keyframe, or what a
+/// dead path held, takes to go: to push for those only fills the queues of all paths.
+const PUSH_FROM: Duration = Duration::from_millis(120);
 
 /// Parity that could not be sent within this comes later than a repair would.
 const PARITY_PATIENCE: Duration = Duration::from_millis(50);

@@ -22,7 +22,7 @@ fn bad_input_is_named_and_fails() {
         ("bond --simulate --peer rist", "--peer"),
         ("bond --simulate --watch 50 --seeds 2", "--watch"),
         ("bond --simulate --seconds 1 --json /nowhere/x", "/nowhere/x"),
-        ("bond --cubic 1", "--simulate"),
+        ("bond --share 1+2@6", "--simulate"),
         ("bond-cpu --video 0", "--video"),
         ("bond-cpu --uplinks 9", "1 to 8"),
     ] {

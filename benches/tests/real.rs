@@ -21,8 +21,8 @@ fn a_real_run_accounts_for_every_frame() {
 
 #[test]
 fn what_is_simulated_only_says_so() {
-    let spec = toml::from_str("cubic = 1").unwrap();
-    let scenario = Scenario::new("cubic", &spec, Path::new("/nowhere")).unwrap();
-    let error = real::measure(&scenario, 1, 1, None).err().expect("no real Cubic flow").to_string();
-    assert!(error.contains("--cubic") && error.contains("--simulate"), "{error}");
+    let spec = toml::from_str("share = \"1+2@6\"").unwrap();
+    let scenario = Scenario::new("share", &spec, Path::new("/nowhere")).unwrap();
+    let error = real::measure(&scenario, 1, 1, None).err().expect("no real shared bottleneck").to_string();
+    assert!(error.contains("--share") && error.contains("--simulate"), "{error}");
 }

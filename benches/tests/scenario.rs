@@ -224,6 +224,22 @@ fn random_loss() {
     each_seed("2 % random loss", |_| plan(three(0.02), LIGHT), nothing_lost);
 }
 
+/// Measured rates say that there is something to spare, and the queues say that there is not.
+#[test]
+fn nothing_is_spent_on_parity_while_queues_stand() {
+    let day = |_| {
+        let mut uplinks = three(0.0);
+        for uplink in &mut uplinks {
+            uplink.up.queue = ms(50);
+        }
+        let media = Media { video: 7_500_000, keyframe_ratio: 1.0, ..LIGHT };
+        Plan { rivals: vec![0], ..plan(uplinks, media) }
+    };
+    each_seed("a Cubic flow beside ours", day, |outcome| {
+        assert!(outcome.redundancy() < 0.04, "{}", outcome.redundancy());
+    });
+}
+
 #[test]
 fn a_hopeless_uplink_drags_nobody_down() {
     let good = || three(0.005)[..2].to_vec();

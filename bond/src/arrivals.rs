@@ -15,7 +15,7 @@ const MEMORY: Duration = Duration::from_millis(400);
 const WINDOW: usize = MAX_BITMAP_BYTES * 8;
 
 /// A datagram that took so much longer than the fastest on its path waited in a queue, or on the air.
-const SLOW_MICROS: i64 = 15_000;
+const SLOW_MICROS: i64 = 20_000;
 
 /// The least delay is forgotten after one to two of these, so that clocks may drift apart.
 const DELAY_WINDOW: Duration = Duration::from_secs(30);

@@ -519,3 +519,52 @@ impl Path {
 fn train_gap(rate: f64) -> Duration {
     Duration::from_micros(((MAX_DATAGRAM as u64 + PACKET_OVERHEAD) as f64 * 8e6 / rate) as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_millis(9_000);
+
+    fn at(millis: u64) -> Time {
+        START + Duration::from_millis(millis)
+    }
+
+    /// What a receiver says 20 ms after the datagram of `sent` milliseconds; bit by bit, what came before it.
+    fn news(highest: u64, bitmap: u8, sent: u64) -> FeedbackEntry {
+        FeedbackEntry {
+            path: PathId(0),
+            highest,
+            sent: at(sent),
+            arrived: at(sent + 10),
+            packets: highest + 1,
+            bytes: 1_000 * (highest + 1),
+            bitmap: vec![bitmap; 4],
+        }
+    }
+
+    /// A datagram each 10 ms for a second, heard of 20 ms later; then nothing more is heard. How long until that is
+    /// in doubt, in milliseconds, and what patience there is.
+    fn doubted_after(mistake: bool) -> (u64, u32) {
+        let mut path = Path::new(PathId(0), 0, START);
+        for seq in 0..100 {
+            path.sent(None, 1_000, at(10 * seq));
+            if let Some(heard) = seq.checked_sub(2) {
+                // One is missing until three later ones have come, and comes then.
+                let missing = if mistake && (51..=54).contains(&heard) { 1 << (heard - 51) } else { 0 };
+                path.told(&news(heard, !missing, 10 * heard), false, at(10 * seq));
+            }
+        }
+        assert!(path.active());
+        let silent = (1..500).find(|millis| path.doubtful(at(990 + millis)));
+        (silent.expect("silence is doubtful"), path.flight.patience())
+    }
+
+    #[test]
+    fn doubt_does_not_wait_for_patience() {
+        let ((calm, none), (taught, some)) = (doubted_after(false), doubted_after(true));
+        assert_eq!((none, some), (0, 1));
+        assert_eq!(calm, taught);
+        assert!((20..80).contains(&calm), "{calm}");
+    }
+}

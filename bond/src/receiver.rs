@@ -22,7 +22,7 @@ const FEEDBACK_INTERVAL: Duration = Duration::from_millis(10);
 const CALM_INTERVAL: Duration = Duration::from_millis(20);
 
 /// See [`CALM_INTERVAL`].
-const CALM_AFTER: Duration = Duration::from_secs(1);
+const CALM_AFTER: Duration = Duration::from_millis(500);
 
 /// When nothing came for [`IDLE_AFTER`], feedback slows down to this, on all paths; the latest one may have been
 /// lost.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use media::Time;
 use relay::clock::Clock;
-use sim::{Conditions, Link, LinkStats, Outage};
+use sim::{ACK_BYTES, Conditions, Cubic, Link, LinkStats, Outage, PACKET_BYTES};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -36,12 +36,29 @@ pub struct Emulator {
 /// What one emulated uplink carried so far.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    /// Towards the target.
+    /// Towards the target, a rival's packets too.
     pub up: LinkStats,
     /// Back.
     pub down: LinkStats,
     /// How many packets towards the target waited so many milliseconds for their turn at the bottleneck.
     pub waits: Vec<u64>,
+    /// Towards the target, what came to us from outside and what went on.
+    pub own: Own,
+    /// What the rival brought to its end, bytes, and how many of its packets were lost; where there is one.
+    pub rival: Option<(u64, u64)>,
+}
+
+/// Packets and bytes, headers included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Came here,
+    pub sent: u64,
+    /// with so many bytes,
+    pub sent_bytes: u64,
+    /// of which so many packets went on to the target,
+    pub delivered: u64,
+    /// with so many bytes.
+    pub delivered_bytes: u64,
 }
 
 /// What one uplink's day brings: blackouts, by the system clock.
@@ -53,6 +70,16 @@ pub struct Day {
     pub up: Vec<Outage>,
     /// Dark on the way back.
     pub down: Vec<Outage>,
+    /// From now on somebody else's Cubic flow (RFC 9438) goes towards the target.
+    pub rival: bool,
+}
+
+/// What passes a link.
+enum Packet {
+    /// From outside.
+    Datagram(Vec<u8>),
+    /// The rival's, or its acknowledgement.
+    Rival(u64),
 }
 
 #[derive(Default)]
@@ -92,6 +119,7 @@ impl Emulator {
             clock: Clock::start(),
             up: Link::new(up, seed),
             down: Link::new(down, seed.wrapping_add(1)),
+            rival: None,
             shared: shared.clone(),
         };
         let task = tokio::spawn(proxy.run());
@@ -146,8 +174,9 @@ struct Proxy {
     target: SocketAddr,
     client: Option<SocketAddr>,
     clock: Clock,
-    up: Link<Vec<u8>>,
-    down: Link<Vec<u8>>,
+    up: Link<Packet>,
+    down: Link<Packet>,
+    rival: Option<Cubic>,
     shared: Arc<Shared>,
 }
 
@@ -156,7 +185,8 @@ impl Proxy {
         let (mut near_buffer, mut far_buffer) = ([0; MAX_PACKET], [0; MAX_PACKET]);
         let mut was_down = false;
         loop {
-            let timeouts = [self.up.poll_timeout(), self.down.poll_timeout()];
+            let rival = self.rival.as_ref().and_then(Cubic::poll_timeout);
+            let timeouts = [self.up.poll_timeout(), self.down.poll_timeout(), rival];
             let idle = self.clock.now() + TICK;
             let wake: Time = timeouts.into_iter().flatten().min().unwrap_or(idle).min(idle);
             // An error on one packet (the target is not there) is the fate of that packet only.
@@ -178,33 +208,62 @@ impl Proxy {
                 self.up.set_outages(day.up);
                 self.down.begin(day.begin);
                 self.down.set_outages(day.down);
+                self.rival = day.rival.then(Cubic::default);
             }
             if let Some((len, from)) = towards {
                 self.client = Some(from);
-                let wait = self.up.send(near_buffer[..len].to_vec(), len + HEADERS, now);
+                let wait = self.up.send(Packet::Datagram(near_buffer[..len].to_vec()), len + HEADERS, now);
                 self.shared.bytes.fetch_add((len + HEADERS) as u64, Ordering::Relaxed);
-                self.count(wait);
+                self.count(len, wait);
             }
             if let Some((len, _)) = away {
-                self.down.send(far_buffer[..len].to_vec(), len + HEADERS, now);
+                self.down.send(Packet::Datagram(far_buffer[..len].to_vec()), len + HEADERS, now);
             }
-            while let Some(packet) = self.up.poll(now) {
-                let _ = self.far.try_send_to(&packet, self.target);
-            }
-            while let Some(packet) = self.down.poll(now) {
-                if let Some(client) = self.client {
-                    let _ = self.near.try_send_to(&packet, client);
-                }
-            }
+            let delivered = self.pass(now);
             let mut traffic = lock(&self.shared.traffic);
             (traffic.up, traffic.down) = (self.up.stats(), self.down.stats());
+            traffic.own.delivered += delivered.0;
+            traffic.own.delivered_bytes += delivered.1;
+            traffic.rival = self.rival.as_ref().map(|rival| (rival.delivered_bytes(), rival.lost()));
         }
     }
 
-    fn count(&self, wait: Option<Duration>) {
+    /// Hands on what has come through, and lets the rival send. Packets from outside that reached the target, and
+    /// their bytes.
+    fn pass(&mut self, now: Time) -> (u64, u64) {
+        let mut delivered = (0, 0);
+        while let Some(packet) = self.up.poll(now) {
+            match packet {
+                Packet::Datagram(data) => {
+                    delivered = (delivered.0 + 1, delivered.1 + (data.len() + HEADERS) as u64);
+                    let _ = self.far.try_send_to(&data, self.target);
+                }
+                Packet::Rival(number) => drop(self.down.send(Packet::Rival(number), ACK_BYTES, now)),
+            }
+        }
+        while let Some(packet) = self.down.poll(now) {
+            match (packet, self.client, &mut self.rival) {
+                (Packet::Datagram(data), Some(client), _) => drop(self.near.try_send_to(&data, client)),
+                (Packet::Rival(number), _, Some(rival)) => rival.handle_ack(number, now),
+                _ => {}
+            }
+        }
+        if let Some(rival) = &mut self.rival {
+            rival.handle_timeout(now);
+            while let Some(number) = rival.poll_transmit(now) {
+                self.up.send(Packet::Rival(number), PACKET_BYTES, now);
+            }
+        }
+        delivered
+    }
+
+    fn count(&self, len: usize, wait: Option<Duration>) {
+        let mut traffic = lock(&self.shared.traffic);
+        traffic.own.sent += 1;
+        traffic.own.sent_bytes += (len + HEADERS) as u64;
         let Some(wait) = wait else { return };
         let millis = (wait.as_millis() as usize).min(LONGEST_WAIT);
-        let waits = &mut lock(&self.shared.traffic).waits;
+        let waits = &mut traffic.waits;
         if waits.len() <= millis {
             waits.resize(millis + 1, 0);
         }
@@ -254,7 +313,7 @@ mod tests {
         let (server, client, emulator) = ends(Conditions::default()).await;
         let now = Clock::start().now();
         let down = vec![Outage { from: now, until: now + Duration::from_secs(60) }];
-        emulator.plan(Day { begin: now, up: Vec::new(), down });
+        emulator.plan(Day { begin: now, down, ..Day::default() });
         let mut buffer = [0; 64];
         for n in 1..=2 {
             client.send(b"up").await.unwrap();
@@ -268,5 +327,23 @@ mod tests {
         assert_eq!((traffic.up.delivered, traffic.up.delivered_bytes), (2, 2 * (2 + HEADERS) as u64));
         assert_eq!((traffic.down.sent, traffic.down.delivered), (2, 0));
         assert_eq!(traffic.waits, [2]);
+        assert_eq!((traffic.own.sent, traffic.own.delivered, traffic.rival), (2, 2, None));
+    }
+
+    #[tokio::test]
+    async fn a_rival_takes_the_link_and_is_told_apart() {
+        let rate = sim::Rate::Fixed(5_000_000);
+        let conditions = Conditions { rate, queue: Duration::from_millis(20), ..Conditions::default() };
+        let (server, client, emulator) = ends(conditions).await;
+        let begin = Clock::start().now();
+        emulator.plan(Day { begin, rival: true, ..Day::default() });
+        while emulator.traffic().rival.is_none_or(|(delivered, _)| delivered < 20_000) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        client.send(b"mine").await.unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(server.recv_from(&mut buffer).await.unwrap().0, 4, "only ours goes on");
+        let own = emulator.traffic().own;
+        assert_eq!((own.sent, own.sent_bytes), (1, (4 + HEADERS) as u64));
     }
 }

@@ -10,7 +10,7 @@ use roadie::emulator::{Day, Emulator, Traffic};
 use sim::{Conditions, LinkStats, Outage};
 
 use crate::bond::plan::{Plan, START, Uplink};
-use crate::bond::tally::{Carried, UplinkOutcome, times};
+use crate::bond::tally::{Carried, Rival, UplinkOutcome, times};
 
 /// From now until the first frame: time for the emulators to hear of their day.
 const LEAD: Duration = Duration::from_millis(20);
@@ -59,8 +59,13 @@ impl Uplinks {
             let at = |time: Time| time.offset_by(shift);
             outages.iter().map(|outage| Outage { from: at(outage.from), until: at(outage.until) }).collect()
         };
-        for (emulator, uplink) in self.all.iter().zip(&plan.uplinks) {
-            let day = Day { begin, up: moved(&uplink.up.outages), down: moved(&uplink.down.outages) };
+        for (number, (emulator, uplink)) in self.all.iter().zip(&plan.uplinks).enumerate() {
+            let day = Day {
+                begin,
+                up: moved(&uplink.up.outages),
+                down: moved(&uplink.down.outages),
+                rival: plan.rivals.contains(&number),
+            };
             emulator.iter().for_each(|emulator| emulator.plan(day.clone()));
         }
         tokio::time::sleep_until(clock.instant(first_frame).into()).await;
@@ -85,12 +90,21 @@ impl Uplinks {
                 queueing.saturating_record_n((millis as u64 * 1000).max(1), count);
             }
             UplinkOutcome {
-                sent: Carried { packets: link.sent, bytes: link.sent_bytes },
-                arrived: Carried { packets: link.delivered, bytes: link.delivered_bytes },
+                sent: Carried {
+                    packets: now.own.sent - before.own.sent,
+                    bytes: now.own.sent_bytes - before.own.sent_bytes,
+                },
+                arrived: Carried {
+                    packets: now.own.delivered - before.own.delivered,
+                    bytes: now.own.delivered_bytes - before.own.delivered_bytes,
+                },
                 link,
                 down: since(&now.down, &before.down),
                 queueing,
-                rival: None,
+                rival: now.rival.map(|(delivered, lost)| {
+                    let (delivered_before, lost_before) = before.rival.unwrap_or_default();
+                    Rival { delivered_bytes: delivered - delivered_before, lost: lost - lost_before }
+                }),
             }
         };
         self.traffic().into_iter().map(outcome).collect()

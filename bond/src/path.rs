@@ -202,7 +202,7 @@ impl Path {
     /// Whether a queue stands there, of our datagrams or of others': then nothing of its rate is spare, whatever
     /// was measured.
     pub fn crowded(&self) -> bool {
-        self.estimate.queueing() > CROWDED
+        self.estimate.queueing() > CROWDED || self.estimate.shared()
     }
 
     /// Whether it carried media just now: only then its losses are losses of media.

@@ -252,7 +252,7 @@ impl Receiver {
 
     /// The path beside the fastest that gets a copy this time.
     fn second_copy(&mut self, fastest: Option<PathId>) -> Option<PathId> {
-        if self.feedbacks % 2 == 0 {
+        if self.feedbacks.is_multiple_of(2) {
             return None;
         }
         let later = (Bound::Excluded(self.second), Bound::Unbounded);

@@ -208,7 +208,8 @@ impl Flight {
         let mut neighbour = None;
         for (&seq, sent) in &mut self.records {
             let overtakable = self.highest.is_some_and(|highest| seq < highest);
-            if !overtakable && !(quiet && now >= sent.at + timeout) {
+            let overdue = quiet && now >= sent.at + timeout;
+            if !(overtakable || overdue) {
                 // Nor is any that was sent later.
                 break;
             }

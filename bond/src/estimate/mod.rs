@@ -44,6 +44,11 @@ impl Estimate {
         self.delay.queueing()
     }
 
+    /// Whether somebody else's queue stands there.
+    pub fn shared(&self) -> bool {
+        self.rate.shared()
+    }
+
     pub fn srtt(&self) -> Option<Duration> {
         self.delay.srtt().map(|srtt| Duration::from_micros(srtt as u64))
     }

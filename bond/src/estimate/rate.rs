@@ -88,8 +88,8 @@ const NOT_OURS: f64 = 0.6;
 
 /// Beside somebody else's queue: more than what came out each round trip, less at a loss,
 const SHARE_STEP: f64 = 4.0 * 1250.0;
-const SHARE_MOST: f64 = 1.3;
-const SHARE_CUT: f64 = 0.9;
+const SHARE_MOST: f64 = 2.5;
+const SHARE_CUT: f64 = 0.95;
 const LEAST_ROUND: Duration = Duration::from_millis(50);
 
 /// beginning from this part of what it was before the queue,

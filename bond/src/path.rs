@@ -72,7 +72,7 @@ const HEDGE_AFTER: Duration = Duration::from_millis(0);
 const CONGESTED: f64 = 50_000.0;
 
 /// So much queueing delay, in microseconds, stays only where somebody sends more than the path carries.
-const CROWDED: f64 = 25_000.0;
+const CROWDED: f64 = 30_000.0;
 
 /// News that is so much overdue makes the encoder careful at once, before the path is suspect.
 const DOUBT: Duration = Duration::from_millis(15);

@@ -213,11 +213,10 @@ impl Flight {
                 // Nor is any that was sent later.
                 break;
             }
-            let overtaken = self.highest.is_some_and(|highest| {
-                seq < highest
-                    && (highest - seq >= packets || self.highest_sent_at.saturating_since(sent.at) >= time)
-            });
-            if !sent.lost && (overtaken || (quiet && now >= sent.at + timeout)) {
+            let far = self.highest.is_some_and(|highest| highest.saturating_sub(seq) >= packets)
+                || self.highest_sent_at.saturating_since(sent.at) >= time;
+            let overtaken = overtakable && far;
+            if !sent.lost && (overtaken || overdue) {
                 sent.lost = true;
                 self.in_flight -= sent.bytes;
                 lost.shards.extend(sent.shard);

@@ -27,10 +27,6 @@ pub const ROWS: [&str; 13] = [
     "cubic",
 ];
 
-/// The row that is not compared with and without parity: a full queue that is not ours moves frames about by chance
-/// (200 seeds: 5 of 180,000 late with it, in one seed, and 0 without).
-const RIVALRY: &str = "cubic";
-
 /// How a scenario is run: so many seeds of it, simulated or with real sockets.
 pub type Measure<'a> = dyn Fn(&Scenario) -> anyhow::Result<Summary> + 'a;
 
@@ -61,7 +57,7 @@ pub fn run(flags: &Spec, traces: &Path, measure: &Measure, fec: bool) -> anyhow:
         };
         let verdicts = judge(&scenario, &summary, measure)?;
         table.line(&name, &summary, &verdicts, started);
-        if fec && row != RIVALRY {
+        if fec {
             let off = measure(&scenario.with_fec(false))?;
             harms.push((name, fec_harmless(&summary.figures(), &off.figures())));
         }

@@ -56,6 +56,13 @@ pub struct AudioConfig {
     pub bitrate: u32,
 }
 
+impl TrackConfig {
+    /// Whether its frames are H.264 in Annex B.
+    pub fn is_h264(&self) -> bool {
+        matches!(self, TrackConfig::Video(video) if video.codec.starts_with("avc"))
+    }
+}
+
 impl Track {
     /// Whether this is a video track.
     pub fn is_video(&self) -> bool {

@@ -22,9 +22,30 @@ const SYNC: u32 = 0x0200_0000;
 /// Sample flags: depends on others, is not a sync sample.
 const NON_SYNC: u32 = 0x0101_0000;
 
-/// Track, flags, group, frame and capture time: what the checksum covers besides the payload.
+/// Bytes of a [`Stamp`].
 const STAMP: usize = 1 + 1 + 8 + 4 + 8;
 const KEYFRAME: u8 = 1;
+
+/// What the checksum covers besides the payload.
+pub struct Stamp {
+    pub id: FrameId,
+    pub capture_time: Time,
+    pub keyframe: bool,
+}
+
+impl Stamp {
+    /// As in the table in [`super`], without the checksum.
+    pub fn bytes(&self) -> [u8; STAMP] {
+        let mut stamp = [0; STAMP];
+        let mut rest = &mut stamp[..];
+        rest.put_u8(self.id.track.0);
+        rest.put_u8(if self.keyframe { KEYFRAME } else { 0 });
+        rest.put_u64(self.id.group);
+        rest.put_u32(self.id.frame);
+        rest.put_u64(self.capture_time.as_micros());
+        stamp
+    }
+}
 
 /// A frame as it lies in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +124,8 @@ impl Placement {
                 });
                 put_box(out, b"uuid", |out| {
                     out.put_slice(STAMP_UUID);
-                    let stamp = self.stamp();
+                    let Placement { id, capture_time, keyframe, .. } = *self;
+                    let stamp = Stamp { id, capture_time, keyframe }.bytes();
                     out.put_slice(&stamp);
                     out.put_u32(crc32(&[&stamp, payload]));
                 });
@@ -112,17 +134,6 @@ impl Placement {
         let offset = (out.len() - moof + HEADER) as u32;
         out[offset_at..offset_at + 4].copy_from_slice(&offset.to_be_bytes());
         put_box(out, b"mdat", |out| out.put_slice(payload));
-    }
-
-    fn stamp(&self) -> [u8; STAMP] {
-        let mut stamp = [0; STAMP];
-        let mut rest = &mut stamp[..];
-        rest.put_u8(self.id.track.0);
-        rest.put_u8(if self.keyframe { KEYFRAME } else { 0 });
-        rest.put_u64(self.id.group);
-        rest.put_u32(self.id.frame);
-        rest.put_u64(self.capture_time.as_micros());
-        stamp
     }
 }
 

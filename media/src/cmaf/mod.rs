@@ -44,12 +44,14 @@
 
 mod boxes;
 mod crc32;
+mod digest;
 mod fragment;
 mod init;
 mod reader;
 mod table;
 mod writer;
 
+pub use digest::{Digest, GroupDigest};
 pub use fragment::Fragment;
 pub use init::Start;
 pub use reader::{Item, Reader};

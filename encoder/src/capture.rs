@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
 use media::mark::{self, Mark};
 
 use crate::clock::Epoch;
-use crate::elements::internal;
+use crate::elements::{chain, internal, link};
+use crate::encode::{Encoders, app_sink, on_buffer};
 use crate::events::Events;
 use crate::shared::Shared;
 use crate::{EncoderError, Input, Settings};
@@ -49,22 +51,34 @@ pub(crate) fn open(pipeline: &gst::Pipeline, settings: &Settings) -> Result<Capt
 }
 
 impl Capture {
-    /// Gives each raw frame its number, and the test picture its mark.
-    pub(crate) fn number_frames(&self, epoch: Epoch, shared: &Arc<Shared>) -> Result<(), EncoderError> {
+    /// Lets frames flow into the encoders: each raw picture gets its number, and the test picture its mark.
+    pub(crate) fn connect(
+        &self,
+        pipeline: &gst::Pipeline,
+        encoders: &Arc<Encoders>,
+        shared: &Arc<Shared>,
+    ) -> Result<(), EncoderError> {
         let pad =
             self.video.static_pad("src").ok_or_else(|| internal(&self.video, &"it has no source pad"))?;
-        let (shared, marked) = (shared.clone(), self.marked);
+        let (counter, marked) = (shared.clone(), self.marked);
         pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
             if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
-                let number = shared.counts.capture();
-                let buffer = buffer.make_mut();
-                buffer.set_offset(number);
+                let number = counter.counts.capture();
                 if marked {
-                    draw_mark(pad, buffer, number, &epoch);
+                    draw_mark(pad, buffer.make_mut(), number, &counter.epoch);
                 }
             }
             gst::PadProbeReturn::Ok
         });
+        let (video, audio) = (app_sink(), app_sink());
+        chain(pipeline, &[video.upcast_ref()])?;
+        chain(pipeline, &[audio.upcast_ref()])?;
+        link(&[&self.video, video.upcast_ref()])?;
+        link(&[&self.audio, audio.upcast_ref()])?;
+        let pictures = encoders.clone();
+        on_sample(&video, move |buffer| pictures.picture(buffer));
+        let sounds = encoders.clone();
+        on_sample(&audio, move |buffer| sounds.sound(buffer));
         Ok(())
     }
 
@@ -76,6 +90,16 @@ impl Capture {
     ) -> Result<Option<Worker>, EncoderError> {
         self.feed.map(|feed| feed.run(pipeline, events)).transpose()
     }
+}
+
+/// Calls `take` with each buffer, its `pts` made its running time.
+fn on_sample(sink: &gst_app::AppSink, take: impl Fn(gst::Buffer) + Send + Sync + 'static) {
+    on_buffer(sink, move |sample, _, running_time| {
+        if let Some(mut buffer) = sample.buffer_owned() {
+            buffer.make_mut().set_pts(running_time);
+            take(buffer);
+        }
+    });
 }
 
 /// The error of an input whose elements say enough by themselves.

@@ -1,6 +1,5 @@
 //! The running encoder, as its owner sees it.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,15 +9,12 @@ use gstreamer::prelude::*;
 
 use crate::capture::{self, Capture, Worker};
 use crate::clock::Epoch;
-use crate::elements::{describe, link};
-use crate::encode::{self, AUDIO_GROUP_PACKETS};
+use crate::elements::describe;
+use crate::encode::Encoders;
 use crate::events::Events;
-use crate::keyframes::Keyframes;
-use crate::numbering::Numbering;
 use crate::output::Output;
-use crate::settings::VIDEO_BITRATE;
 use crate::shared::Shared;
-use crate::{EncoderError, FrameSink, Now, Settings, VideoSettings};
+use crate::{AUDIO_TRACK, EncoderError, FrameSink, Now, Settings};
 
 /// How long the first frames may take. Cameras need a second or two.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -44,6 +40,15 @@ pub struct Counters {
 pub enum EncoderEvent {
     /// The input ended. (A file does not: it loops.)
     EndOfStream,
+    /// A video encoder failed; another one took over, and the show goes on.
+    EncoderReplaced {
+        /// The one that failed, by its name.
+        failed: String,
+        /// The one that goes on.
+        with: String,
+        /// Why.
+        reason: String,
+    },
     /// Nothing more will come.
     Failed(EncoderError),
 }
@@ -51,14 +56,13 @@ pub enum EncoderEvent {
 /// A running capture and encoder. Dropping it stops it.
 pub struct Encoder {
     pipeline: gst::Pipeline,
-    x264: gst::Element,
-    video: VideoSettings,
+    encoders: Arc<Encoders>,
     shared: Arc<Shared>,
     worker: Option<Worker>,
 }
 
 impl Encoder {
-    /// Starts, and returns when the first frames of both tracks are encoded, which takes a fraction
+    /// Starts, and returns when the first frames of all tracks are encoded, which takes a fraction
     /// of a second; [`FrameSink::tracks`] has been called by then.
     ///
     /// # Errors
@@ -67,42 +71,27 @@ impl Encoder {
         settings.check()?;
         gst::init().map_err(|error| EncoderError::NoGStreamer { message: error.to_string() })?;
 
-        let started = now();
-        let packets = NonZeroU32::new(AUDIO_GROUP_PACKETS).unwrap_or(NonZeroU32::MIN);
-        let (video, audio) = (Numbering::by_keyframe(started), Numbering::every(packets, started));
-        let output = Output::new(sink, video, audio);
-        let shared = Arc::new(Shared::new(now, output, Keyframes::new(settings.video.gop)));
-
-        let pipeline = gst::Pipeline::with_name("encoder");
-        let video = encode::video(&pipeline, &settings.video)?;
+        let epoch = Epoch::begin(&now);
+        let tracks: Vec<_> =
+            settings.video_tracks().iter().map(|(id, ..)| *id).chain([AUDIO_TRACK]).collect();
+        let shared = Arc::new(Shared::new(now, epoch, Output::new(sink, &tracks, epoch.zero())));
+        let encoders = Arc::new(Encoders::start(&settings, &shared)?);
         // From here on, leaving early drops the encoder, and dropping stops what has been opened.
-        let mut encoder = Encoder {
-            pipeline,
-            x264: video.encoder.clone(),
-            video: settings.video.clone(),
-            shared,
-            worker: None,
-        };
-        let audio = encode::audio(&encoder.pipeline, &settings.audio)?;
+        let pipeline = gst::Pipeline::with_name("capture");
+        let mut encoder = Encoder { pipeline, encoders, shared, worker: None };
         let capture = capture::open(&encoder.pipeline, &settings)?;
-        link(&[&capture.video, &video.input])?;
-        link(&[&capture.audio, &audio.input])?;
         listen(&encoder.pipeline, &capture, &encoder.shared.events);
 
+        capture.connect(&encoder.pipeline, &encoder.encoders, &encoder.shared)?;
         encoder.set_state(gst::State::Paused)?;
-        let epoch = Epoch::begin(&encoder.pipeline, &encoder.shared.now);
-        capture.number_frames(epoch, &encoder.shared)?;
-        video.connect(&settings.video, epoch, &encoder.shared)?;
-        audio.connect(&settings.audio, epoch, &encoder.shared);
+        epoch.drive(&encoder.pipeline);
         encoder.set_state(gst::State::Playing)?;
         encoder.worker = capture.run(&encoder.pipeline, &encoder.shared.events)?;
 
         match encoder.shared.events.wait_ready(START_LIMIT) {
             Some(result) => result.map(|()| encoder),
             None => {
-                let output = encoder.shared.output();
-                let video_missing = output.wants_track(crate::VIDEO_TRACK);
-                drop(output);
+                let video_missing = encoder.shared.output().wants_track(crate::VIDEO_TRACK);
                 Err(EncoderError::NoFrames {
                     input: settings.input.to_string(),
                     what: if video_missing { "picture" } else { "sound" },
@@ -112,19 +101,17 @@ impl Encoder {
         }
     }
 
-    /// Changes the video bit rate (bits per second) at once, without a keyframe. Values out of
-    /// range are taken to its ends (50 kb/s, 100 Mb/s).
-    pub fn set_bitrate(&self, bits_per_second: u32) {
-        let bitrate = bits_per_second.clamp(*VIDEO_BITRATE.start(), *VIDEO_BITRATE.end());
-        encode::set_bitrate(&self.x264, &self.video, bitrate);
+    /// What the bond carries now, in bits per second of all tracks together; 0: nothing, and the show goes
+    /// on as it is, for the recording. The bit rates follow at once, without a keyframe; when there is too
+    /// little for the picture for a second, its frame rate and then its size step down, and up again. Sound
+    /// is kept to the last.
+    pub fn set_rate(&self, bits_per_second: u32) {
+        self.encoders.set_rate(bits_per_second);
     }
 
-    /// Asks for an IDR soon. Requests are coalesced: there is at most one IDR per 250 ms.
+    /// Asks for a keyframe soon. Requests are coalesced: there is at most one per 250 ms.
     pub fn request_keyframe(&self) {
-        let now = (self.shared.now)();
-        if self.shared.keyframes().request(now) {
-            encode::force_keyframe(&self.x264);
-        }
+        self.encoders.request_keyframe();
     }
 
     /// How many frames went through.
@@ -172,6 +159,7 @@ impl Encoder {
 impl Drop for Encoder {
     fn drop(&mut self) {
         let (pipeline, worker) = (self.pipeline.clone(), self.worker.take());
+        let encoders = self.encoders.clone();
         let (done, stopped) = mpsc::sync_channel(1);
         let stop = move || {
             // The worker may wait for the pipeline to take a frame, so the pipeline goes first.
@@ -180,6 +168,7 @@ impl Drop for Encoder {
                 tracing::warn!("the pipeline did not stop cleanly");
             }
             drop(worker);
+            encoders.stop();
             let _ = done.try_send(());
         };
         let stopped = match std::thread::Builder::new().name("encoder-stop".into()).spawn(stop) {
@@ -217,11 +206,65 @@ fn listen(pipeline: &gst::Pipeline, capture: &Capture, events: &Arc<Events>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{SyncSender, sync_channel};
+
+    use media::{Frame, Time, Track};
+
     use super::*;
+    use crate::VIDEO_TRACK;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    struct Collect(SyncSender<Frame>);
+
+    impl FrameSink for Collect {
+        fn tracks(&mut self, _: &[Track]) {}
+        fn frame(&mut self, frame: Frame, _: Time) {
+            if frame.id.track == VIDEO_TRACK {
+                let _ = self.0.try_send(frame);
+            }
+        }
+    }
 
     #[test]
     fn an_encoder_may_be_shared_between_threads() {
         fn assert<T: Send + Sync>() {}
         assert::<Encoder>();
+    }
+
+    #[test]
+    fn another_encoder_takes_over_from_one_that_fails_while_live() {
+        let (sender, frames) = sync_channel(1024);
+        let mut settings = Settings::default();
+        (settings.video.width, settings.video.height, settings.video.bitrate) = (640, 360, 800_000);
+        let started = std::time::Instant::now();
+        let now: Now = Arc::new(move || Time::from_millis(1_795_000_000_000) + started.elapsed());
+        let encoder = Encoder::start(settings, now, Box::new(Collect(sender))).expect("it starts");
+        let mut seen = Vec::new();
+        let mut until = |enough: &dyn Fn(&[Frame]) -> bool| {
+            while !enough(&seen) {
+                seen.push(frames.recv_timeout(LIMIT).expect("frames go on"));
+            }
+            seen.len()
+        };
+        let before = until(&|seen| seen.len() >= 40);
+        encoder.encoders.break_down();
+        until(&|seen| seen[before..].iter().filter(|frame| frame.id.frame == 0).count() >= 2);
+        match encoder.poll_event() {
+            Some(EncoderEvent::EncoderReplaced { failed, with, reason }) => {
+                assert_eq!((failed.as_str(), with.as_str()), ("x264", "openh264"));
+                assert!(reason.contains("broken by a test"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+        for pair in seen.windows(2) {
+            let (a, b) = (pair[0].id, pair[1].id);
+            let next = (b.group, b.frame) == (a.group, a.frame + 1) || (b.group, b.frame) == (a.group + 1, 0);
+            assert!(next && pair[0].capture_time < pair[1].capture_time, "{a:?} {b:?}");
+        }
+        let longest =
+            seen.windows(2).map(|pair| pair[1].capture_time.micros_since(pair[0].capture_time)).max();
+        println!("longest hole between two pictures: {longest:?} us");
+        encoder.stop();
     }
 }

@@ -26,6 +26,24 @@ pub enum EncoderError {
         /// Debian package that has it.
         package: &'static str,
     },
+    /// No encoder has this name.
+    #[error("there is no video encoder {name:?}; choose one of: {known}")]
+    UnknownEncoder {
+        /// As given.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// The encoder is installed, but does not work here.
+    #[error(
+        "the video encoder {name} does not work on this machine: {message}; `roadie devices` lists those that do"
+    )]
+    EncoderUnusable {
+        /// As a person writes it.
+        name: String,
+        /// What was tried, or GStreamer's words.
+        message: String,
+    },
     /// The input is compressed in a way that no installed plug-in decodes.
     #[error(
         "no decoder for {what} is installed; try `apt install gstreamer1.0-libav gstreamer1.0-plugins-good gstreamer1.0-plugins-bad`, or convert the input to H.264 and AAC in MP4"

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::{EncoderError, EncoderEvent};
 
-/// Between GStreamer's threads and the owner. It never holds more than two events: the end, and
-/// the first failure; whatever fails after that is a consequence.
+/// Notes that wait for the owner; beyond it the newest are dropped: whoever does not look misses them.
+const MAX_NOTES: usize = 64;
+
+/// Between GStreamer's threads and the owner. Of ends it holds one, and of failures the first; whatever
+/// fails after that is a consequence.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     state: Mutex<State>,
@@ -43,6 +46,16 @@ impl Events {
         if !std::mem::replace(&mut state.failed, true) {
             tracing::error!(%error, "the encoder failed");
             state.queue.push_back(EncoderEvent::Failed(error));
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Something that the owner should know, while the show goes on.
+    pub(crate) fn note(&self, event: EncoderEvent) {
+        let mut state = self.lock();
+        if state.queue.len() < MAX_NOTES {
+            state.queue.push_back(event);
         }
         drop(state);
         self.changed.notify_all();

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use crate::encode::Shape;
 use crate::{EncoderError, Input};
 
 /// Bit rate range of the video encoder. Below it the picture is of no use; x264 takes kilobits.
 pub(crate) const VIDEO_BITRATE: std::ops::RangeInclusive<u32> = 50_000..=100_000_000;
+/// Each takes a part of the processor, and of the uplinks.
+const MAX_RENDITIONS: usize = 4;
 /// Bit rate range of Opus (RFC 6716, section 2.1.1: 6 to 510 kb/s).
 const AUDIO_BITRATE: std::ops::RangeInclusive<u32> = 6_000..=510_000;
 
@@ -14,8 +17,15 @@ const AUDIO_BITRATE: std::ops::RangeInclusive<u32> = 6_000..=510_000;
 pub struct Settings {
     /// Where pictures and sound come from.
     pub input: Input,
-    /// The video track.
+    /// The main video track.
     pub video: VideoSettings,
+    /// Smaller renditions of the same pictures, largest first. Their frame rate and groups are those of the
+    /// main one.
+    pub renditions: Vec<VideoSettings>,
+    /// Bits per second of a master, recorded beside the show that is sent, and never sent itself.
+    pub master_bitrate: Option<u32>,
+    /// The video encoder, by the name that [`crate::video_encoders`] gives it; `None`: the best that works.
+    pub encoder: Option<String>,
     /// The audio track.
     pub audio: AudioSettings,
 }
@@ -29,7 +39,7 @@ pub struct VideoSettings {
     pub height: u32,
     /// Frames per second.
     pub fps: u32,
-    /// Bits per second at the start; see [`crate::Encoder::set_bitrate`].
+    /// Bits per second at most; see [`crate::Encoder::set_rate`].
     pub bitrate: u32,
     /// Time from one IDR to the next, where nobody asks for one in between.
     pub gop: Duration,
@@ -56,17 +66,48 @@ impl Default for AudioSettings {
 
 impl Settings {
     pub(crate) fn check(&self) -> Result<(), EncoderError> {
-        let VideoSettings { width, height, fps, bitrate, gop } = self.video;
+        let VideoSettings { fps, gop, .. } = self.video;
         let invalid = |what: String| Err(EncoderError::InvalidSettings { what });
-        let size = 64..=4096;
-        if !size.contains(&width) || !size.contains(&height) || width % 2 != 0 || height % 2 != 0 {
-            return invalid(format!("the picture is {width}x{height}; use even numbers from 64 to 4096"));
-        }
         if !(1..=120).contains(&fps) {
             return invalid(format!("{fps} frames per second; use 1 to 120"));
         }
-        if !VIDEO_BITRATE.contains(&bitrate) {
-            return invalid(format!("a video bit rate of {bitrate} b/s; use 50000 to 100000000"));
+        let master = self.master_bitrate.map(|bitrate| VideoSettings { bitrate, ..self.video.clone() });
+        for video in [&self.video].into_iter().chain(&self.renditions).chain(&master) {
+            let VideoSettings { width, height, bitrate, .. } = *video;
+            let size = 64..=4096;
+            if !size.contains(&width) || !size.contains(&height) || width % 2 != 0 || height % 2 != 0 {
+                return invalid(format!("a picture of {width}x{height}; use even numbers from 64 to 4096"));
+            }
+            if !VIDEO_BITRATE.contains(&bitrate) {
+                return invalid(format!("a video bit rate of {bitrate} b/s; use 50000 to 100000000"));
+            }
+        }
+        if self.renditions.len() > MAX_RENDITIONS {
+            return invalid(format!(
+                "{} smaller renditions; use up to {MAX_RENDITIONS}",
+                self.renditions.len()
+            ));
+        }
+        let mut larger = &self.video;
+        for video in &self.renditions {
+            if video.height >= larger.height || video.width > larger.width || video.bitrate >= larger.bitrate
+            {
+                return invalid(format!(
+                    "a rendition of {} at {} b/s after one of {} at {} b/s; name them from large to small, each \
+                     with a smaller picture and bit rate",
+                    video.track_name(),
+                    video.bitrate,
+                    larger.track_name(),
+                    larger.bitrate
+                ));
+            }
+            larger = video;
+        }
+        if let Some(master) = self.master_bitrate.filter(|master| *master <= self.video.bitrate) {
+            return invalid(format!(
+                "a recording of {master} b/s beside a show of {} b/s, which is recorded anyway; give it more",
+                self.video.bitrate
+            ));
         }
         if !AUDIO_BITRATE.contains(&self.audio.bitrate) {
             return invalid(format!("an audio bit rate of {} b/s; use 6000 to 510000", self.audio.bitrate));
@@ -79,9 +120,14 @@ impl Settings {
 }
 
 impl VideoSettings {
-    /// Frames from one IDR to the next.
-    pub(crate) fn frames_per_group(&self) -> u32 {
-        ((self.gop.as_millis() as u64 * u64::from(self.fps) + 500) / 1000).max(1) as u32
+    /// Size and rate of its pictures.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape { width: self.width, height: self.height, fps: self.fps }
+    }
+
+    /// The name of its track, such as `video/720p`.
+    pub fn track_name(&self) -> String {
+        format!("video/{}p", self.height)
     }
 }
 
@@ -108,12 +154,22 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_a_whole_number_of_frames() {
-        let mut settings = VideoSettings::default();
-        assert_eq!(settings.frames_per_group(), 30);
-        (settings.fps, settings.gop) = (25, Duration::from_millis(500));
-        assert_eq!(settings.frames_per_group(), 13);
-        settings.fps = 1;
-        assert_eq!(settings.frames_per_group(), 1);
+    fn renditions_go_from_large_to_small() {
+        let small = |height: u32, bitrate| VideoSettings {
+            width: height / 9 * 16,
+            height,
+            bitrate,
+            ..VideoSettings::default()
+        };
+        let check = |renditions: Vec<VideoSettings>, master_bitrate| {
+            Settings { renditions, master_bitrate, ..Settings::default() }.check()
+        };
+        assert_eq!(check(vec![small(360, 600_000), small(180, 200_000)], Some(8_000_000)), Ok(()));
+        assert!(check(vec![small(180, 200_000), small(360, 600_000)], None).is_err());
+        assert!(check(vec![small(720, 600_000)], None).is_err());
+        assert!(check(vec![small(360, 2_500_000)], None).is_err());
+        assert!(check(Vec::new(), Some(2_500_000)).is_err());
+        let many = (0..9).map(|n| small(360 - n * 18, 900_000 - n * 50_000)).collect();
+        assert!(check(many, None).is_err());
     }
 }

@@ -3,32 +3,34 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::clock::Epoch;
 use crate::encode::RAW_QUEUE_FRAMES;
 use crate::encoder::Counters;
 use crate::events::Events;
-use crate::keyframes::Keyframes;
 use crate::output::{Encoded, Output};
-use crate::{Now, VIDEO_TRACK};
+use crate::{AUDIO_TRACK, Now, VIDEO_TRACK};
 
 pub(crate) struct Shared {
     pub(crate) now: Now,
+    pub(crate) epoch: Epoch,
     pub(crate) counts: Counts,
     pub(crate) events: std::sync::Arc<Events>,
     output: Mutex<Output>,
-    keyframes: Mutex<Keyframes>,
 }
 
 impl Shared {
-    pub(crate) fn new(now: Now, output: Output, keyframes: Keyframes) -> Self {
-        let (output, keyframes) = (Mutex::new(output), Mutex::new(keyframes));
-        Shared { now, counts: Counts::default(), events: Default::default(), output, keyframes }
+    pub(crate) fn new(now: Now, epoch: Epoch, output: Output) -> Self {
+        let output = Mutex::new(output);
+        Shared { now, epoch, counts: Counts::default(), events: Default::default(), output }
     }
 
     /// An encoded frame is on its way out.
     pub(crate) fn frame(&self, frame: Encoded) {
-        let counter =
-            if frame.track == VIDEO_TRACK { &self.counts.encoded } else { &self.counts.audio_packets };
-        counter.fetch_add(1, Relaxed);
+        match frame.track {
+            VIDEO_TRACK => drop(self.counts.encoded.fetch_add(1, Relaxed)),
+            AUDIO_TRACK => drop(self.counts.audio_packets.fetch_add(1, Relaxed)),
+            _ => {}
+        }
         if self.output().frame(frame) {
             self.events.ready();
         }
@@ -46,10 +48,6 @@ impl Shared {
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
     }
-
-    pub(crate) fn keyframes(&self) -> MutexGuard<'_, Keyframes> {
-        self.keyframes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Raw frames that may be between capture and encoder: in the queue, and one on its way into it.
@@ -59,6 +57,8 @@ const MAX_WAITING: u64 = RAW_QUEUE_FRAMES as u64 + 1;
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     captured: AtomicU64,
+    /// Of the captured ones, those that the main encoder was to encode: at half the frame rate, half.
+    offered: AtomicU64,
     dropped: AtomicU64,
     /// Number of the frame that enters the encoder next, if none is dropped.
     expected: AtomicU64,
@@ -72,19 +72,23 @@ impl Counts {
         self.captured.fetch_add(1, Relaxed)
     }
 
-    /// The raw frame of this number enters the encoder.
+    /// The number of a raw frame on its way to the main encoder.
+    pub(crate) fn offer(&self) -> u64 {
+        self.offered.fetch_add(1, Relaxed)
+    }
+
+    /// The raw frame of this number enters the main encoder.
     pub(crate) fn entered(&self, number: u64) {
         let expected = self.expected.swap(number.saturating_add(1), Relaxed);
         self.dropped.fetch_add(number.saturating_sub(expected), Relaxed);
     }
 
     pub(crate) fn read(&self) -> Counters {
-        let captured = self.captured.load(Relaxed);
         // While the encoder hangs nothing enters it; what cannot wait any more has been dropped.
-        let waiting = captured.saturating_sub(self.expected.load(Relaxed));
+        let waiting = self.offered.load(Relaxed).saturating_sub(self.expected.load(Relaxed));
         let dropped_since = waiting.saturating_sub(MAX_WAITING);
         Counters {
-            captured,
+            captured: self.captured.load(Relaxed),
             dropped: self.dropped.load(Relaxed) + dropped_since,
             encoded: self.encoded.load(Relaxed),
             audio_packets: self.audio_packets.load(Relaxed),
@@ -99,7 +103,7 @@ mod tests {
     #[test]
     fn drops_are_counted_while_the_encoder_hangs() {
         let counts = Counts::default();
-        let numbers: Vec<_> = (0..20).map(|_| counts.capture()).collect();
+        let numbers: Vec<_> = (0..20).map(|_| counts.offer()).collect();
         counts.entered(numbers[0]);
         assert_eq!(counts.read().dropped, 16);
         counts.entered(numbers[17]);
@@ -109,10 +113,10 @@ mod tests {
     #[test]
     fn a_hole_in_the_numbers_is_a_drop() {
         let counts = Counts::default();
-        let numbers: Vec<_> = (0..6).map(|_| counts.capture()).collect();
+        let numbers: Vec<_> = (0..6).map(|_| counts.offer()).collect();
         for number in [numbers[0], numbers[1], numbers[4], numbers[5]] {
             counts.entered(number);
         }
-        assert_eq!(counts.read(), Counters { captured: 6, dropped: 2, ..Counters::default() });
+        assert_eq!(counts.read(), Counters { dropped: 2, ..Counters::default() });
     }
 }

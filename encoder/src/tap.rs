@@ -10,8 +10,8 @@ use media::{Frame, Time, Track};
 use ringbuf::traits::{Consumer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
-use crate::FrameSink;
 use crate::record::RecordStatus;
+use crate::{AUDIO_TRACK, FrameSink, MASTER_TRACK};
 use copy::Copy;
 
 mod copy;
@@ -45,7 +45,7 @@ pub struct TapStatus {
 /// Frames that went through the tap. All start at zero and only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TapCounters {
-    /// Video frames that came from the encoder.
+    /// Video frames that came from the encoder, of all renditions to be sent.
     pub video: u64,
     /// Audio packets that came from the encoder.
     pub audio: u64,
@@ -83,11 +83,15 @@ impl Tap {
 
 impl FrameSink for Tap {
     fn tracks(&mut self, tracks: &[Track]) {
-        if self.shared.tracks.set(tracks.to_vec()).is_err() {
+        let sent = tracks.iter().filter(|track| track.id != MASTER_TRACK).cloned().collect();
+        if self.shared.tracks.set(sent).is_err() {
             return; // Told twice: the first answer stands.
         }
+        // The best picture first: a player that knows nothing of us takes that.
+        let mut recorded = tracks.to_vec();
+        recorded.sort_by_key(|track| track.id != MASTER_TRACK);
         for copy in &self.copies {
-            copy.start(tracks);
+            copy.start(&recorded);
         }
         (self.wake)();
     }
@@ -96,15 +100,18 @@ impl FrameSink for Tap {
         for copy in &self.copies {
             copy.write(&frame);
         }
+        if frame.id.track == MASTER_TRACK {
+            return;
+        }
         let shared = &self.shared;
-        let is_video = frame.id.track == crate::VIDEO_TRACK;
-        let (seen, dropped) = match is_video {
-            true => (&shared.video, &shared.dropped_video),
-            false => (&shared.audio, &shared.dropped_audio),
+        let is_audio = frame.id.track == AUDIO_TRACK;
+        let (seen, dropped) = match is_audio {
+            false => (&shared.video, &shared.dropped_video),
+            true => (&shared.audio, &shared.dropped_audio),
         };
         seen.fetch_add(1, Relaxed);
         if self.ring.try_push((frame, encoded_at)).is_err() && dropped.fetch_add(1, Relaxed) == 0 {
-            tracing::warn!(is_video, "the network task is too slow: frames are dropped from live");
+            tracing::warn!(is_audio, "the network task is too slow: frames are dropped from live");
         }
         (self.wake)();
     }
@@ -124,7 +131,7 @@ impl Drop for Tap {
 }
 
 impl TapHandle {
-    /// The tracks, once the encoder knows them.
+    /// The tracks to send, once the encoder knows them. (A master is recorded only.)
     pub fn tracks(&self) -> Option<Vec<Track>> {
         self.status.tracks()
     }
@@ -151,7 +158,7 @@ impl TapHandle {
 }
 
 impl TapStatus {
-    /// The tracks, once the encoder knows them.
+    /// The tracks to send, once the encoder knows them. (A master is recorded only.)
     pub fn tracks(&self) -> Option<Vec<Track>> {
         self.shared.tracks.get().cloned()
     }
@@ -181,8 +188,8 @@ mod tests {
     use media::{AudioConfig, FrameId, TrackConfig, TrackId};
 
     use super::*;
+    use crate::VIDEO_TRACK;
     use crate::record::RecordState;
-    use crate::{AUDIO_TRACK, VIDEO_TRACK};
 
     fn frame(track: TrackId, frame: u32) -> Frame {
         Frame {
@@ -227,6 +234,29 @@ mod tests {
         assert_eq!(handle.pop(), Some((frame(VIDEO_TRACK, 0), Time::from_millis(5))));
         assert_eq!(handle.pop(), Some((frame(AUDIO_TRACK, 0), Time::from_millis(6))));
         assert_eq!(handle.pop(), None);
+    }
+
+    #[test]
+    fn a_master_is_recorded_and_not_sent() {
+        let disk = tempfile::tempdir().expect("a temporary directory");
+        let (mut tap, mut handle) = Tap::new(vec![disk.path().to_owned()], "demo".into(), Arc::new(|| ()));
+        let master = Track { id: MASTER_TRACK, name: "master".into(), ..audio_track() };
+        tap.tracks(&[audio_track(), master]);
+        assert_eq!(handle.tracks(), Some(vec![audio_track()]));
+        tap.frame(frame(MASTER_TRACK, 0), Time::ZERO);
+        tap.frame(frame(AUDIO_TRACK, 0), Time::ZERO);
+        assert_eq!(handle.pop().map(|(frame, _)| frame.id.track), Some(AUDIO_TRACK));
+        assert_eq!(handle.pop(), None);
+        drop(tap);
+        let copy = &handle.recordings()[0];
+        assert_eq!(copy.state, RecordState::Recording, "{copy:?}");
+        let file = std::fs::read(&copy.path).expect("a file");
+        let mut reader = media::cmaf::Reader::new();
+        reader.push(&file);
+        let fragments = std::iter::from_fn(|| reader.poll())
+            .filter(|item| matches!(item, media::cmaf::Item::Fragment(_)))
+            .count();
+        assert_eq!(fragments, 2);
     }
 
     #[test]

@@ -16,6 +16,19 @@ fn groups_of(frames: &[(Frame, Time)], track: media::TrackId) -> usize {
     frames.iter().filter(|(frame, _)| frame.id.track == track && frame.id.frame == 0).count()
 }
 
+/// Whole groups, and the last one as far as it has come. What comes before the first beginning is left out.
+fn by_group(frames: impl Iterator<Item = Frame>) -> Vec<Vec<Frame>> {
+    let mut groups: Vec<Vec<Frame>> = Vec::new();
+    for frame in frames {
+        match groups.last_mut() {
+            _ if frame.id.frame == 0 => groups.push(vec![frame]),
+            Some(group) => group.push(frame),
+            None => {}
+        }
+    }
+    groups
+}
+
 fn marks(frames: &[Frame], width: usize) -> Vec<Option<Mark>> {
     let pictures = decode(frames, width);
     assert_eq!(pictures.len(), frames.len(), "every frame gives a picture");
@@ -92,20 +105,79 @@ fn a_keyframe_on_request_starts_a_group() {
 }
 
 #[test]
-fn the_bit_rate_changes_while_it_runs_and_marks_survive_300_kbps() {
+fn marks_survive_300_kbps() {
+    let mut settings = settings(Input::Test);
+    (settings.video.width, settings.video.height, settings.video.bitrate) = (1280, 720, 300_000);
+    let running = start(settings);
+    running.video_group();
+    let group = running.video_group();
+    let marks = marks(&group, 1280);
+    assert!(marks.iter().flatten().count() * 100 >= marks.len() * 90, "{marks:?}");
+    running.stop();
+}
+
+#[test]
+fn the_rate_is_followed_and_too_little_of_it_makes_the_picture_smaller() {
     let mut settings = settings(Input::Test);
     (settings.video.width, settings.video.height, settings.video.bitrate) = (1280, 720, 2_500_000);
     let running = start(settings);
     let bytes = |group: &[Frame]| group.iter().map(|frame| frame.data.len()).sum::<usize>();
-    let before = bytes(&running.video_group());
-    running.encoder.set_bitrate(300_000);
-    let group = (0..10).map(|_| running.video_group()).find(|group| bytes(group) < before / 3);
-    assert!(group.is_some(), "groups get smaller");
-    // The group of the change itself may be a mess; the one after it shows what 300 kb/s can do.
-    let group = running.video_group();
-    assert!(bytes(&group) < before / 3);
-    let marks = marks(&group, 1280);
-    assert!(marks.iter().flatten().count() * 100 >= marks.len() * 90, "{marks:?}");
+    let height = |group: &[Frame]| {
+        let sets = h264::ParameterSets::of(&group[0].data).expect("a keyframe first");
+        h264::Sps::parse(sets.sps()).expect("an SPS").height
+    };
+    let full = running.video_group();
+    assert_eq!((height(&full), full.len()), (720, 30));
+    running.encoder.set_rate(400_000);
+    let mut groups: Vec<Vec<Frame>> = Vec::new();
+    // Until the second group of smaller pictures is whole.
+    running.until(|frames| {
+        let video = frames.iter().map(|(frame, _)| frame).filter(|frame| frame.id.track == VIDEO_TRACK);
+        groups = by_group(video.cloned());
+        groups.iter().filter(|group| height(group) < 720).count() >= 3
+    });
+    assert!(groups.len() < 8, "it takes a second or two: {} groups", groups.len());
+    let small = &groups[groups.len() - 2];
+    assert!(bytes(small) < bytes(&full) / 3, "{} of {}", bytes(small), bytes(&full));
+    assert_eq!(height(small), 540);
+    // One timeline: no group and no frame is missing where one encoder took over from the other.
+    for pair in groups.windows(2) {
+        assert_eq!(pair[1][0].id.group, pair[0][0].id.group + 1);
+    }
+    let frames: Vec<_> = groups.concat();
+    let holes = frames.windows(2).map(|pair| pair[1].capture_time.micros_since(pair[0].capture_time));
+    assert!(holes.max() < Some(90_000), "at half the frame rate frames are 67 ms apart");
+    assert_eq!(decode(&groups[groups.len() - 2], 960).len(), groups[groups.len() - 2].len());
+    running.stop();
+}
+
+#[test]
+fn renditions_have_their_keyframes_at_the_same_pictures() {
+    let mut settings = settings(Input::Test);
+    let small =
+        roadie_encoder::VideoSettings { width: 320, height: 180, bitrate: 200_000, ..settings.video.clone() };
+    settings.renditions = vec![small];
+    settings.master_bitrate = Some(3_000_000);
+    let running = start(settings);
+    let names: Vec<_> = running.tracks.iter().map(|track| track.name.as_str()).collect();
+    assert_eq!(names, ["video/360p", "video/180p", "master/360p", "audio"]);
+    let video: Vec<_> =
+        running.tracks.iter().filter(|track| track.is_video()).map(|track| track.id).collect();
+    let frames = running.until(|frames| video.iter().all(|track| groups_of(frames, *track) >= 2));
+    running.encoder.request_keyframe();
+    let more = running.until(|frames| video.iter().all(|track| groups_of(frames, *track) >= 1));
+    let all: Vec<_> = frames.into_iter().chain(more).map(|(frame, _)| frame).collect();
+    let keyframes = |track| {
+        let of = all.iter().filter(|frame| frame.id.track == track && frame.keyframe);
+        of.map(|frame| (frame.id.group, frame.id.frame, frame.capture_time)).collect::<Vec<_>>()
+    };
+    let main = keyframes(VIDEO_TRACK);
+    assert!(main.len() >= 3);
+    for track in &video {
+        let other = keyframes(*track);
+        let count = main.len().min(other.len());
+        assert_eq!(main[..count], other[..count]);
+    }
     running.stop();
 }
 

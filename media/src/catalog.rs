@@ -1,5 +1,6 @@
 //! The catalog: a broadcast's tracks as JSON, compatible with hang, so that any MoQ player can play us.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -124,29 +125,31 @@ impl Catalog {
         catalog
     }
 
-    /// The tracks of this catalog that Roadie can carry, numbered in the order of their names, video first.
+    /// The video rendition with the most bits per second; among equals the first by name.
+    pub fn best_video(&self) -> Option<(&String, &VideoRendition)> {
+        self.video.renditions.iter().rev().max_by_key(|(_, rendition)| rendition.bitrate)
+    }
+
+    /// The same of the audio renditions.
+    pub fn best_audio(&self) -> Option<(&String, &AudioRendition)> {
+        self.audio.renditions.iter().rev().max_by_key(|(_, rendition)| rendition.bitrate)
+    }
+
+    /// The tracks of this catalog, numbered: the best video, the best audio, then the other video and the
+    /// other audio tracks. Better is what has more bits per second; among equals the order of the names
+    /// counts. Both ends of the bond number them so.
     pub fn tracks(&self) -> Vec<Track> {
-        let video = self.video.renditions.iter().map(|(name, r)| {
-            let config = VideoConfig {
-                codec: r.codec.clone(),
-                width: r.coded_width.unwrap_or(0),
-                height: r.coded_height.unwrap_or(0),
-                framerate: r.framerate.unwrap_or(0.0).round() as u32,
-                bitrate: r.bitrate.unwrap_or(0) as u32,
-            };
-            (name, TrackConfig::Video(config))
-        });
-        let audio = self.audio.renditions.iter().map(|(name, r)| {
-            let config = AudioConfig {
-                codec: r.codec.clone(),
-                sample_rate: r.sample_rate,
-                channels: r.number_of_channels,
-                bitrate: r.bitrate.unwrap_or(0) as u32,
-            };
-            (name, TrackConfig::Audio(config))
-        });
+        let mut video: Vec<_> =
+            self.video.renditions.iter().map(|(name, r)| (name, VideoConfig::from(r))).collect();
+        video.sort_by_key(|(_, config)| Reverse(config.bitrate));
+        let mut audio: Vec<_> =
+            self.audio.renditions.iter().map(|(name, r)| (name, AudioConfig::from(r))).collect();
+        audio.sort_by_key(|(_, config)| Reverse(config.bitrate));
+        let mut video = video.into_iter().map(|(name, config)| (name, TrackConfig::Video(config)));
+        let mut audio = audio.into_iter().map(|(name, config)| (name, TrackConfig::Audio(config)));
+        let best: Vec<_> = video.next().into_iter().chain(audio.next()).collect();
         (0u8..)
-            .zip(video.chain(audio))
+            .zip(best.into_iter().chain(video).chain(audio))
             .map(|(id, (name, config))| Track { id: TrackId(id), name: name.clone(), config })
             .collect()
     }
@@ -165,6 +168,29 @@ impl Catalog {
     pub fn to_json(&self) -> String {
         // Maps with string keys and plain numbers: serialisation has no way to fail.
         serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl From<&VideoRendition> for VideoConfig {
+    fn from(rendition: &VideoRendition) -> Self {
+        Self {
+            codec: rendition.codec.clone(),
+            width: rendition.coded_width.unwrap_or(0),
+            height: rendition.coded_height.unwrap_or(0),
+            framerate: rendition.framerate.unwrap_or(0.0).round() as u32,
+            bitrate: rendition.bitrate.unwrap_or(0) as u32,
+        }
+    }
+}
+
+impl From<&AudioRendition> for AudioConfig {
+    fn from(rendition: &AudioRendition) -> Self {
+        Self {
+            codec: rendition.codec.clone(),
+            sample_rate: rendition.sample_rate,
+            channels: rendition.number_of_channels,
+            bitrate: rendition.bitrate.unwrap_or(0) as u32,
+        }
     }
 }
 
@@ -233,6 +259,24 @@ mod tests {
             r#"{"video":{"renditions":{"video/720p":{"codec":"avc3.42c01f","container":{"kind":"legacy"},"codedWidth":1280,"codedHeight":720,"framerate":30.0,"bitrate":2500000}}},"audio":{"renditions":{"audio":{"codec":"opus","container":{"kind":"legacy"},"sampleRate":48000,"numberOfChannels":2,"bitrate":96000}}}}"#
         );
         assert_eq!(Catalog::parse(json.as_bytes()).unwrap().tracks(), tracks());
+    }
+
+    #[test]
+    fn the_best_of_each_kind_come_first() {
+        let mut all = tracks();
+        for (id, height, bitrate) in [(2, 1080, 2_000_000), (3, 360, 600_000), (4, 180, 600_000)] {
+            let mut track = all[0].clone();
+            (track.id, track.name) = (TrackId(id), format!("video/{height}p"));
+            let TrackConfig::Video(config) = &mut track.config else { unreachable!() };
+            config.bitrate = bitrate;
+            all.push(track);
+        }
+        all[3].name = "video/1-of-two".into();
+        let catalog = Catalog::from_tracks(&all);
+        assert_eq!(catalog.tracks(), all);
+        assert_eq!(catalog.best_video().unwrap().0, "video/720p");
+        assert_eq!(catalog.best_audio().unwrap().0, "audio");
+        assert_eq!(Catalog::default().best_video(), None);
     }
 
     #[test]

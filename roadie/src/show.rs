@@ -32,31 +32,8 @@ pub struct Settings {
     pub follow: bool,
 }
 
-/// Below this, 720p is blocks only (x264 fails whole IDRs): a bond that carries less has to let frames go.
-const MIN_BITRATE: u32 = 300_000;
-
-/// What the video's bit rate is made of.
-#[derive(Clone, Copy, Debug)]
-struct Rates {
-    audio: u32,
-    most: u32,
-}
-
-impl Rates {
-    fn of(settings: &encoder::Settings) -> Self {
-        Self { audio: settings.audio.bitrate, most: settings.video.bitrate }
-    }
-
-    /// The video's bit rate where the bond carries `rate`. `None`: leave it as it is, for there is no
-    /// uplink, and the recording goes on.
-    fn video(self, rate: u32) -> Option<u32> {
-        let least = MIN_BITRATE.min(self.most);
-        (rate > 0).then(|| rate.saturating_sub(self.audio).clamp(least, self.most))
-    }
-}
-
-/// What the bond asks goes to the encoder; with `rates`, its bit rate too.
-fn hooks(encoder: &Arc<Encoder>, rates: Option<Rates>) -> Hooks {
+/// What the bond asks goes to the encoder; with `follow`, what it carries too.
+fn hooks(encoder: &Arc<Encoder>, follow: bool) -> Hooks {
     let (for_keyframe, for_rate): (Weak<Encoder>, Weak<Encoder>) =
         (Arc::downgrade(encoder), Arc::downgrade(encoder));
     Hooks {
@@ -66,8 +43,8 @@ fn hooks(encoder: &Arc<Encoder>, rates: Option<Rates>) -> Hooks {
             }
         }),
         rate: Arc::new(move |rate| {
-            if let (Some(encoder), Some(bitrate)) = (for_rate.upgrade(), rates.and_then(|r| r.video(rate))) {
-                encoder.set_bitrate(bitrate);
+            if let Some(encoder) = for_rate.upgrade().filter(|_| follow) {
+                encoder.set_rate(rate);
             }
         }),
     }
@@ -108,7 +85,7 @@ impl Show {
     /// goes on and the edge is called again and again.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let clock = Clock::start();
-        let rates = settings.follow.then(|| Rates::of(&settings.encoder));
+        let follow = settings.follow;
         let wake = Arc::new(Notify::new());
         let waker = wake.clone();
         let broadcast = settings.venue.broadcast.clone();
@@ -126,7 +103,7 @@ impl Show {
             Catalog::from_tracks(&tracks),
             clock,
             drain(frames, wake, log.clone()),
-            hooks(&encoder, rates),
+            hooks(&encoder, follow),
         )?;
         Ok(Self { encoder, tap: status, venue, clock, log })
     }
@@ -217,19 +194,4 @@ fn drain(mut tap: TapHandle, wake: Arc<Notify>, log: Arc<Mutex<VecDeque<Encoded>
         Some((frame, encoded))
     };
     venue::Frames { pop: Box::new(pop), wake }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_video_gets_what_the_sound_leaves_up_to_what_was_asked_for() {
-        let rates = Rates { audio: 96_000, most: 2_500_000 };
-        assert_eq!(rates.video(2_000_000), Some(1_904_000));
-        assert_eq!(rates.video(9_000_000), Some(2_500_000));
-        assert_eq!(rates.video(50_000), Some(MIN_BITRATE));
-        assert_eq!(rates.video(0), None);
-        assert_eq!(Rates { most: 100_000, ..rates }.video(50_000), Some(100_000));
-    }
 }

@@ -55,7 +55,7 @@ fn pictures(
     video.push(make("videorate", &[("drop-only", "true")])?);
     video.push(make("videoscale", &[("add-borders", "true")])?);
     video.push(make("videoconvert", &[])?);
-    let mut caps = raw_video_caps(settings);
+    let mut caps = raw_video_caps(settings.shape());
     let ceiling = gst::Fraction::new(settings.fps as i32, 1);
     caps.make_mut().set("framerate", gst::FractionRange::new(gst::Fraction::new(1, 1), ceiling));
     after(pipeline, source, video, caps_filter(&caps)?)

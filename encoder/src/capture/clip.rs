@@ -181,7 +181,7 @@ fn video_chain(
     let scale = make("videoscale", &[("add-borders", "true")])?;
     let convert = make("videoconvert", &[])?;
     let rate = make("videorate", &[])?;
-    let mut caps = raw_video_caps(settings);
+    let mut caps = raw_video_caps(settings.shape());
     caps.make_mut().set("framerate", gst::Fraction::new(settings.fps as i32, 1));
     let sink =
         gst_app::AppSink::builder().caps(&caps).sync(false).async_(false).max_buffers(READY_PICTURES).build();

@@ -40,7 +40,7 @@ pub(super) fn open(
     settings: &VideoSettings,
 ) -> Result<Capture, EncoderError> {
     let clip = Clip::open(path, settings)?;
-    let mut caps = raw_video_caps(settings);
+    let mut caps = raw_video_caps(settings.shape());
     caps.make_mut().set("framerate", gst::Fraction::new(settings.fps as i32, 1));
     let (video_source, video) = paced(pipeline, &caps)?;
     let (audio_source, audio) = paced(pipeline, &raw_audio_caps())?;

@@ -11,7 +11,7 @@ pub(super) fn open(pipeline: &gst::Pipeline, settings: &VideoSettings) -> Result
     // Bars that move sideways, with a field of noise: enough work for the encoder to use its rate.
     let video_source =
         make("videotestsrc", &[("is-live", "true"), ("pattern", "smpte"), ("horizontal-speed", "4")])?;
-    let mut caps = raw_video_caps(settings);
+    let mut caps = raw_video_caps(settings.shape());
     caps.make_mut().set("framerate", gst::Fraction::new(settings.fps as i32, 1));
     let video = caps_filter(&caps)?;
     chain(pipeline, &[&video_source, &video])?;

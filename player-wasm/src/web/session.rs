@@ -417,13 +417,13 @@ async fn frame(shared: &Rc<Shared>, session: &Rc<Session>, track: Track, group: 
 /// Subscribes to what the catalog offers, unless that was done already.
 async fn apply_catalog(shared: &Rc<Shared>, session: &Rc<Session>, json: &[u8]) -> Result<(), JsValue> {
     let catalog = Catalog::parse(json).map_err(|error| JsValue::from_str(&error.to_string()))?;
-    if let Some((name, config)) = catalog.video.renditions.iter().next()
+    if let Some((name, config)) = catalog.best_video()
         && !session.has(Track::Video)
     {
         video::start(shared, config);
         session.subscribe(shared, Track::Video, name, PRIORITY_VIDEO).await?;
     }
-    if let Some((name, config)) = catalog.audio.renditions.iter().next()
+    if let Some((name, config)) = catalog.best_audio()
         && !session.has(Track::Audio)
     {
         audio::start(shared, config);

@@ -1,4 +1,4 @@
-//! How much the encoder may send at once, as a function of bit rate and picture.
+//! How much an encoder may send at once, as a function of bit rate and picture.
 
 /// Milliseconds of the bit rate that an IDR may take, where that gives a usable picture. x264's
 /// default of 600 lets an IDR be 140 KB at 720p and 2.5 Mb/s: half a second on the way. From 200 to
@@ -12,10 +12,14 @@ const MAX_VBV_MILLIS: u32 = 600;
 /// of 240 marks and 200 ms (17 bits) lost 2.
 const VBV_BITS_PER_MACROBLOCK: u64 = 17;
 
-/// Size of x264's rate control buffer in milliseconds of the bit rate (bits per second).
+/// Macroblocks of 16 x 16 pixels in a picture.
+pub(crate) fn macroblocks(width: u32, height: u32) -> u64 {
+    u64::from(width.div_ceil(16)) * u64::from(height.div_ceil(16))
+}
+
+/// Size of the rate control's buffer in milliseconds of the bit rate (bits per second).
 pub(crate) fn vbv_millis(bitrate: u32, width: u32, height: u32) -> u32 {
-    let macroblocks = u64::from(width.div_ceil(16)) * u64::from(height.div_ceil(16));
-    let least = macroblocks * VBV_BITS_PER_MACROBLOCK * 1000 / u64::from(bitrate.max(1));
+    let least = macroblocks(width, height) * VBV_BITS_PER_MACROBLOCK * 1000 / u64::from(bitrate.max(1));
     (least.min(MAX_VBV_MILLIS.into()) as u32).max(VBV_MILLIS)
 }
 

@@ -1,0 +1,208 @@
+//! The video encoders that a machine may have, best first, and how each is set up for low delay: no
+//! B-frames, no look-ahead, a bounded buffer, keyframes only where they are asked for.
+//!
+//! Only `x264` and `openh264` could be run on the machines that this was written on. The hardware ones are
+//! set up by their documentation; [`super::probe`] uses none that does not really encode.
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
+
+use super::vbv::vbv_millis;
+use crate::EncoderError;
+use crate::elements::make;
+
+/// No encoder begins a group by itself before so many frames: it is told when. A backstop only.
+const KEYFRAME_DISTANCE: u32 = 3000;
+
+/// A picture to be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) fps: u32,
+}
+
+/// An encoder of H.264.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Codec {
+    /// As a person writes it.
+    pub(crate) name: &'static str,
+    /// Element of GStreamer.
+    pub(crate) element: &'static str,
+    /// Where it runs, in words.
+    pub(crate) place: &'static str,
+    pub(super) properties: &'static [(&'static str, &'static str)],
+    pub(super) rate: RateControl,
+}
+
+/// Which properties hold the bit rate.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RateControl {
+    /// Kilobits per second, and the buffer in milliseconds of them.
+    X264,
+    /// Bits per second.
+    OpenH264,
+    /// Kilobits per second, and the buffer in kilobits.
+    Kilobits { buffer: &'static str },
+    /// Controls of the driver, in one property.
+    V4l2,
+}
+
+/// All that are known, in the order in which they are tried: hardware first, because it leaves the
+/// processor to the rest of the show.
+pub(crate) const CODECS: [Codec; 5] = [
+    Codec {
+        name: "vaapi",
+        element: "vah264enc",
+        place: "graphics processor (VA-API)",
+        properties: &[
+            ("rate-control", "cbr"),
+            ("b-frames", "0"),
+            ("ref-frames", "1"),
+            ("target-usage", "6"),
+            ("aud", "false"),
+        ],
+        rate: RateControl::Kilobits { buffer: "cpb-size" },
+    },
+    Codec {
+        name: "nvenc",
+        element: "nvh264enc",
+        place: "graphics processor (NVENC)",
+        properties: &[
+            ("rc-mode", "cbr"),
+            ("preset", "low-latency-hq"),
+            ("zerolatency", "true"),
+            ("bframes", "0"),
+            ("rc-lookahead", "0"),
+            ("aud", "false"),
+        ],
+        rate: RateControl::Kilobits { buffer: "vbv-buffer-size" },
+    },
+    Codec {
+        name: "v4l2",
+        element: "v4l2h264enc",
+        place: "video hardware (V4L2 M2M)",
+        properties: &[],
+        rate: RateControl::V4l2,
+    },
+    Codec {
+        name: "x264",
+        element: "x264enc",
+        place: "processor",
+        // FACTS of the project: superfast with two sliced threads is the best picture for its delay.
+        properties: &[
+            ("tune", "zerolatency"),
+            ("speed-preset", "superfast"),
+            ("threads", "2"),
+            ("sliced-threads", "true"),
+            ("bframes", "0"),
+            ("aud", "false"),
+            ("byte-stream", "true"),
+            ("option-string", "scenecut=0"),
+        ],
+        rate: RateControl::X264,
+    },
+    Codec {
+        name: "openh264",
+        element: "openh264enc",
+        place: "processor",
+        properties: &[
+            ("usage-type", "camera"),
+            ("complexity", "low"),
+            ("rate-control", "bitrate"),
+            ("enable-frame-skip", "false"),
+            ("scene-change-detection", "false"),
+            ("multi-thread", "2"),
+        ],
+        rate: RateControl::OpenH264,
+    },
+];
+
+/// The encoder of this name.
+pub(crate) fn named(name: &str) -> Option<Codec> {
+    CODECS.into_iter().find(|codec| codec.name == name)
+}
+
+impl Codec {
+    /// Makes the element.
+    pub(crate) fn make(&self, shape: Shape, bitrate: u32) -> Result<gst::Element, EncoderError> {
+        let element = make(self.element, &[])?;
+        for (property, value) in self.properties {
+            // Versions of a plug-in differ in what they have.
+            if element.has_property(property) {
+                element.set_property_from_str(property, value);
+            }
+        }
+        for property in ["key-int-max", "gop-size"] {
+            if element.has_property(property) {
+                element.set_property_from_str(property, &KEYFRAME_DISTANCE.to_string());
+            }
+        }
+        self.set_bitrate(&element, shape, bitrate);
+        Ok(element)
+    }
+
+    /// Sets the bit rate (bits per second), and how large a keyframe may be at it. Takes effect while it
+    /// runs, without a keyframe.
+    pub(crate) fn set_bitrate(&self, element: &gst::Element, shape: Shape, bitrate: u32) {
+        let buffer = vbv_millis(bitrate, shape.width, shape.height);
+        let set = |property: &str, value: u64| {
+            if element.has_property(property) {
+                element.set_property_from_str(property, &value.to_string());
+            }
+        };
+        let (bits, kilobits) = (u64::from(bitrate), u64::from(bitrate / 1000));
+        match self.rate {
+            RateControl::X264 => {
+                set("vbv-buf-capacity", buffer.into());
+                set("bitrate", kilobits);
+            }
+            RateControl::OpenH264 => {
+                set("max-bitrate", bits);
+                set("bitrate", bits);
+            }
+            RateControl::Kilobits { buffer: property } => {
+                set(property, kilobits * u64::from(buffer) / 1000);
+                set("bitrate", kilobits);
+            }
+            RateControl::V4l2 => {
+                let controls = format!(
+                    "controls,video_bitrate_mode=1,video_bitrate={bits},video_gop_size={KEYFRAME_DISTANCE},\
+                     video_b_frames=0,repeat_sequence_header=1"
+                );
+                element.set_property_from_str("extra-controls", &controls);
+            }
+        }
+    }
+}
+
+/// Asks an encoder to make a keyframe, with its parameter sets, of the next frame that enters it.
+pub(crate) fn force_keyframe(encoder: &gst::Element) {
+    let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+    if let Some(pad) = encoder.static_pad("src") {
+        pad.send_event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_fits_its_element_where_there_is_one() {
+        gst::init().expect("GStreamer");
+        let shape = Shape { width: 640, height: 360, fps: 30 };
+        let mut made = 0;
+        for codec in CODECS {
+            // A value that does not parse would panic.
+            if let Ok(element) = codec.make(shape, 800_000) {
+                codec.set_bitrate(&element, shape, 300_000);
+                made += 1;
+            }
+            assert!(named(codec.name).is_some());
+        }
+        assert!(made >= 2, "x264 and openh264 are installed here");
+        assert!(named("h264").is_none());
+    }
+}

@@ -1,0 +1,169 @@
+//! Which encoders this machine really has: each is made to encode a few pictures. That a plug-in is
+//! installed says nothing: those for hardware are there without it, and some of it does not work.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use media::h264;
+
+use super::codec::{CODECS, Codec, Shape, named};
+use super::{app_sink, raw_video_caps};
+use crate::EncoderError;
+use crate::elements::{caps_filter, chain, describe, make};
+
+/// Pictures that are encoded.
+const PICTURES: u32 = 8;
+/// Their size: what every hardware encoder takes.
+const SHAPE: Shape = Shape { width: 640, height: 360, fps: 30 };
+const BITRATE: u32 = 1_000_000;
+/// A driver that takes longer is no good for a live show.
+const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(3);
+/// How often errors are looked for.
+const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(50);
+
+/// An encoder of video, and whether it works here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VideoEncoder {
+    /// As `--encoder` takes it.
+    pub name: &'static str,
+    /// Where it runs, in words.
+    pub place: &'static str,
+    /// `Err`: why it cannot be used.
+    pub works: Result<(), String>,
+}
+
+/// Tries all known video encoders, in the order in which a show would choose them. Takes a few hundred
+/// milliseconds the first time.
+///
+/// # Errors
+/// When GStreamer itself does not start.
+pub fn video_encoders() -> Result<Vec<VideoEncoder>, EncoderError> {
+    gst::init().map_err(|error| EncoderError::NoGStreamer { message: error.to_string() })?;
+    let look = |codec: Codec| VideoEncoder {
+        name: codec.name,
+        place: codec.place,
+        works: probe(codec).map_err(|error| error.to_string()),
+    };
+    Ok(CODECS.into_iter().map(look).collect())
+}
+
+/// The encoders to use, in this order. Those after the first are tried when it fails. `wanted`: only this one.
+pub(crate) fn choose(wanted: Option<&str>) -> Result<Vec<Codec>, EncoderError> {
+    if let Some(name) = wanted {
+        let codec = named(name).ok_or_else(|| EncoderError::UnknownEncoder {
+            name: name.to_owned(),
+            known: CODECS.map(|codec| codec.name).join(", "),
+        })?;
+        return probe(codec).map(|()| vec![codec]);
+    }
+    let mut useful = None;
+    for (at, codec) in CODECS.into_iter().enumerate() {
+        match probe(codec) {
+            Ok(()) => return Ok(CODECS[at..].to_vec()),
+            Err(error) => {
+                tracing::debug!(codec = codec.name, %error, "not usable");
+                // The most useful one to tell is that of the encoder that anybody can install.
+                if useful.is_none() || codec.name == "x264" {
+                    useful = Some(error);
+                }
+            }
+        }
+    }
+    Err(useful.unwrap_or_else(|| EncoderError::EncoderUnusable {
+        name: "none".into(),
+        message: "none is known".into(),
+    }))
+}
+
+/// Whether an encoder works, found out once per process.
+pub(crate) fn probe(codec: Codec) -> Result<(), EncoderError> {
+    static KNOWN: OnceLock<Mutex<HashMap<&'static str, Result<(), EncoderError>>>> = OnceLock::new();
+    let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    known.entry(codec.name).or_insert_with(|| encode(codec)).clone()
+}
+
+/// Encodes a few pictures.
+fn encode(codec: Codec) -> Result<(), EncoderError> {
+    let encoder = codec.make(SHAPE, BITRATE)?;
+    let source = make("videotestsrc", &[("pattern", "ball")])?;
+    let sink = app_sink();
+    let units = gst::Caps::builder("video/x-h264")
+        .field("stream-format", "byte-stream")
+        .field("alignment", "au")
+        .build();
+    let pipeline = gst::Pipeline::new();
+    let (raw, units) = (caps_filter(&raw_video_caps(SHAPE))?, caps_filter(&units)?);
+    let parser = make("h264parse", &[("config-interval", "-1")])?;
+    chain(&pipeline, &[&source, &raw, &encoder, &parser, &units, sink.upcast_ref()])?;
+    let result = run(&pipeline, &sink);
+    let _ = pipeline.set_state(gst::State::Null);
+    result.map_err(|message| EncoderError::EncoderUnusable { name: codec.name.into(), message })
+}
+
+fn run(pipeline: &gst::Pipeline, sink: &gstreamer_app::AppSink) -> Result<(), String> {
+    let bus = pipeline.bus().ok_or("it has no bus")?;
+    let failure = || match bus.pop_filtered(&[gst::MessageType::Error]).as_ref().map(|message| message.view())
+    {
+        Some(gst::MessageView::Error(error)) => Some(describe(error)),
+        _ => None,
+    };
+    if pipeline.set_state(gst::State::Playing).is_err() {
+        return Err(failure().unwrap_or_else(|| "it does not start".into()));
+    }
+    let clock = gst::SystemClock::obtain();
+    let end = clock.time() + LIMIT;
+    let mut samples = Vec::new();
+    while samples.len() < PICTURES as usize {
+        match sink.try_pull_sample(end.saturating_sub(clock.time()).min(STEP)) {
+            Some(sample) => samples.push(sample),
+            None if clock.time() >= end => {
+                let seconds = LIMIT.seconds();
+                return Err(format!("it made {} pictures of {PICTURES} in {seconds} s", samples.len()));
+            }
+            None => failure().map_or(Ok(()), Err)?,
+        }
+    }
+    let times: Vec<_> = samples.iter().filter_map(|sample| sample.buffer()?.pts()).collect();
+    if times.len() < samples.len() || times.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err("it reorders pictures, which costs delay".into());
+    }
+    let first =
+        samples.first().and_then(|sample| sample.buffer()?.map_readable().ok().map(|map| map.to_vec()));
+    match first.filter(|first| h264::is_idr(first)).and_then(|first| h264::ParameterSets::of(&first)) {
+        Some(_) => Ok(()),
+        None => Err("its first picture is no keyframe with parameter sets".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_works_is_known_by_trying() {
+        let found = video_encoders().expect("GStreamer");
+        let works =
+            |name| found.iter().find(|encoder| encoder.name == name).map(|encoder| encoder.works.clone());
+        assert_eq!(works("x264"), Some(Ok(())), "it is installed for the tests");
+        let chosen = choose(None).expect("at least x264");
+        assert_eq!(works(chosen[0].name), Some(Ok(())), "the first one works");
+        assert_eq!(choose(Some("x264")).expect("it works").len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        gst::init().expect("GStreamer");
+        let error = choose(Some("h265")).expect_err("not known");
+        assert!(error.to_string().contains("x264, openh264"), "{error}");
+        let missing = Codec { name: "nothing", element: "no-such-element", ..CODECS[0] };
+        assert!(matches!(encode(missing), Err(EncoderError::MissingElement { .. })));
+        // It is there, but it encodes no H.264.
+        let wrong = Codec { name: "wrong", element: "identity", ..CODECS[0] };
+        assert!(matches!(
+            encode(wrong),
+            Err(EncoderError::EncoderUnusable { .. } | EncoderError::Pipeline { .. })
+        ));
+    }
+}

@@ -65,7 +65,11 @@ impl Default for AudioSettings {
 }
 
 impl Settings {
-    pub(crate) fn check(&self) -> Result<(), EncoderError> {
+    /// Whether a show can be made of these; [`crate::Encoder::start`] asks too.
+    ///
+    /// # Errors
+    /// Names the first thing that is wrong.
+    pub fn check(&self) -> Result<(), EncoderError> {
         let VideoSettings { fps, gop, .. } = self.video;
         let invalid = |what: String| Err(EncoderError::InvalidSettings { what });
         if !(1..=120).contains(&fps) {

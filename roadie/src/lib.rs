@@ -9,4 +9,5 @@ pub mod live;
 pub mod report;
 pub mod show;
 pub mod terminal;
+pub mod video_flags;
 pub mod viewer;

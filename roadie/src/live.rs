@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::show::{self, Show};
 use crate::terminal::{self, Screen};
+use crate::video_flags::{parse_bitrate, parse_rendition, parse_size};
 
 /// The UDP port of an edge whose URL names none.
 const DEFAULT_PORT: u16 = 4443;
@@ -70,6 +71,27 @@ pub struct Raw {
     #[arg(long, value_name = "RATE")]
     pub bitrate: Option<String>,
 
+    /// Size of the picture, such as 1280x720 or 1080p [default: 720p]
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<String>,
+
+    /// Pictures a second [default: 30]
+    #[arg(long, value_name = "N")]
+    pub fps: Option<u32>,
+
+    /// Send a smaller picture beside the main one, for viewers on bad networks: 360p=600k; repeat it from
+    /// large to small
+    #[arg(long, value_name = "HEIGHTp=RATE")]
+    pub rendition: Vec<String>,
+
+    /// Record a master with so many bits per second beside the show that is sent; it takes a second encoder
+    #[arg(long, value_name = "RATE")]
+    pub record_bitrate: Option<String>,
+
+    /// The video encoder: vaapi, nvenc, v4l2, x264 or openh264 [default: the first of them that works here]
+    #[arg(long, value_name = "ENCODER")]
+    pub encoder: Option<String>,
+
     /// Keep the video at --bitrate whatever the uplinks carry: frames that do not fit are not sent
     #[arg(long)]
     pub fixed_bitrate: bool,
@@ -113,8 +135,25 @@ impl Raw {
         let mut encoder =
             encoder::Settings { input: input.parse::<Input>()?, ..encoder::Settings::default() };
         if let Some(bitrate) = self.bitrate.or(file.bitrate) {
-            encoder.video.bitrate = parse_bitrate(&bitrate)?;
+            encoder.video.bitrate = parse_bitrate(&bitrate).context("--bitrate")?;
         }
+        if let Some(size) = self.size.or(file.size) {
+            (encoder.video.width, encoder.video.height) = parse_size(&size).context("--size")?;
+        }
+        if let Some(fps) = self.fps.or(file.fps) {
+            encoder.video.fps = fps;
+        }
+        for rendition in pick(self.rendition, file.rendition) {
+            encoder.renditions.push(parse_rendition(&rendition, &encoder.video)?);
+        }
+        if let Some(bitrate) = self.record_bitrate.or(file.record_bitrate) {
+            encoder.master_bitrate = Some(parse_bitrate(&bitrate).context("--record-bitrate")?);
+            if record.is_empty() {
+                bail!("--record-bitrate has nothing to record into: give --record DIR");
+            }
+        }
+        encoder.encoder = self.encoder.or(file.encoder);
+        encoder.check()?;
         let deadline = self.deadline.or(file.deadline).unwrap_or(400);
         if !(50..=10_000).contains(&deadline) {
             bail!("a deadline of {deadline} ms is not between 50 and 10000");
@@ -162,18 +201,6 @@ fn parse_edge(text: &str, fingerprint: Option<String>) -> anyhow::Result<(EdgeAd
         );
     }
     Ok((EdgeAddress { host, port: url.port().unwrap_or(DEFAULT_PORT), fingerprint }, name))
-}
-
-fn parse_bitrate(text: &str) -> anyhow::Result<u32> {
-    let (digits, unit) = match text.trim_end_matches(['k', 'K', 'm', 'M']) {
-        digits if digits.len() == text.len() => (digits, 1.0),
-        digits if text.ends_with(['k', 'K']) => (digits, 1e3),
-        digits => (digits, 1e6),
-    };
-    match digits.parse::<f64>() {
-        Ok(value) if (50_000.0..=100_000_000.0).contains(&(value * unit)) => Ok((value * unit) as u32),
-        _ => bail!("{text:?} is no bit rate between 50k and 100M: write it as 2500k or 2.5M"),
-    }
 }
 
 /// Runs the show until Ctrl-C, the end of `--seconds`, or the encoder's failure.
@@ -239,15 +266,5 @@ mod tests {
             assert!(parse_edge(bad, None).is_err(), "{bad}");
         }
         assert!(parse_edge("https://edge/x", Some("abc".into())).is_err());
-    }
-
-    #[test]
-    fn bitrates() {
-        assert_eq!(parse_bitrate("2500k").unwrap(), 2_500_000);
-        assert_eq!(parse_bitrate("2.5M").unwrap(), 2_500_000);
-        assert_eq!(parse_bitrate("800000").unwrap(), 800_000);
-        for bad in ["", "k", "-1M", "9k", "nanM", "1e12"] {
-            assert!(parse_bitrate(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use gstreamer as gst;
@@ -11,8 +11,8 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use media::{Track, TrackConfig, TrackId, VideoConfig, h264};
 
-use super::codec::{Codec, Shape, force_keyframe};
-use super::{RAW_QUEUE_FRAMES, app_sink, on_buffer, raw_video_caps};
+use super::codec::{Buffer, Codec, Shape, force_keyframe};
+use super::{RAW_QUEUE_FRAMES, app_sink, lock, on_buffer, raw_video_caps};
 use crate::elements::{caps_filter, chain, describe, internal, make};
 use crate::output::{Encoded, Place};
 use crate::shared::Shared;
@@ -43,6 +43,21 @@ pub(crate) struct Chain {
     source: gst_app::AppSrc,
     encoder: gst::Element,
     inside: Arc<Inside>,
+    rate: Mutex<Rate>,
+}
+
+/// A fall of the bit rate to less than so much, in percent, is a step: the encoder is held tightly for
+/// [`TIGHT_FRAMES`], or until a group begins, whose keyframe needs room.
+const STEP_PERCENT: u64 = 80;
+const TIGHT_FRAMES: u32 = 10;
+
+/// What the encoder was told.
+#[derive(Debug)]
+struct Rate {
+    bitrate: u32,
+    /// Frames until its buffer is to be as usual again; 0: it is.
+    tight: u32,
+    group: u64,
 }
 
 /// Raw frames that are in the encoder now.
@@ -61,7 +76,7 @@ struct Raw {
 
 impl Inside {
     fn enter(&self, raw: Raw) -> Option<u64> {
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut frames = lock(&self.frames);
         if frames.len() == MAX_INSIDE {
             frames.pop_front();
         }
@@ -74,7 +89,7 @@ impl Inside {
     /// The raw frame that an encoded one was made of, and whose time it has. Those before it were swallowed.
     fn leave(&self, pts: gst::ClockTime) -> Option<Raw> {
         self.left.fetch_add(1, Relaxed);
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut frames = lock(&self.frames);
         let at = frames.iter().position(|raw| raw.pts == pts)?;
         // It stays as the last that has left, so that the next one knows which group it follows.
         frames.drain(..at);
@@ -133,7 +148,8 @@ impl Chain {
                 gst::BusSyncReply::Drop
             });
         }
-        let running = Chain { codec, shape: job.output, pipeline, source, encoder, inside };
+        let rate = Mutex::new(Rate { bitrate, tight: 0, group: 0 });
+        let running = Chain { codec, shape: job.output, pipeline, source, encoder, inside, rate };
         if running.pipeline.set_state(gst::State::Playing).is_err() {
             return Err(internal(&running.encoder, &"it does not start"));
         }
@@ -142,6 +158,15 @@ impl Chain {
 
     /// Takes a raw frame of a group. Never waits: see [`RAW_QUEUE_FRAMES`].
     pub(crate) fn push(&self, mut buffer: gst::Buffer, group: u64) {
+        let mut rate = lock(&self.rate);
+        if rate.tight > 0 {
+            rate.tight = if rate.group == group { rate.tight - 1 } else { 0 };
+            if rate.tight == 0 {
+                self.codec.set_bitrate(&self.encoder, self.shape, rate.bitrate, Buffer::Usual);
+            }
+        }
+        rate.group = group;
+        drop(rate);
         buffer.make_mut().set_offset_end(group);
         // The only error is that it has been stopped.
         let _ = self.source.push_buffer(buffer);
@@ -149,7 +174,13 @@ impl Chain {
 
     /// See [`Codec::set_bitrate`].
     pub(crate) fn set_bitrate(&self, bitrate: u32) {
-        self.codec.set_bitrate(&self.encoder, self.shape, bitrate);
+        let mut rate = lock(&self.rate);
+        if u64::from(bitrate) * 100 < u64::from(rate.bitrate) * STEP_PERCENT {
+            rate.tight = TIGHT_FRAMES;
+        }
+        rate.bitrate = bitrate;
+        let buffer = if rate.tight > 0 { Buffer::Tight } else { Buffer::Usual };
+        self.codec.set_bitrate(&self.encoder, self.shape, bitrate, buffer);
     }
 
     /// Frames that went in, and that came out.

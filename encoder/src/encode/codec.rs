@@ -15,6 +15,19 @@ use crate::elements::make;
 /// No encoder begins a group by itself before so many frames: it is told when. A backstop only.
 const KEYFRAME_DISTANCE: u32 = 3000;
 
+/// Tenths of a frame's budget that fit into [`Buffer::Tight`].
+const TIGHT_TENTHS: u32 = 15;
+
+/// How much may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Buffer {
+    /// A keyframe: see [`super::vbv`].
+    Usual,
+    /// Not two frames. After a step down x264 would go on spending what its buffer still allows: two frames
+    /// of the old size, 2.5 times their new budget.
+    Tight,
+}
+
 /// A picture to be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -139,14 +152,17 @@ impl Codec {
                 element.set_property_from_str(property, &KEYFRAME_DISTANCE.to_string());
             }
         }
-        self.set_bitrate(&element, shape, bitrate);
+        self.set_bitrate(&element, shape, bitrate, Buffer::Usual);
         Ok(element)
     }
 
-    /// Sets the bit rate (bits per second), and how large a keyframe may be at it. Takes effect while it
-    /// runs, without a keyframe.
-    pub(crate) fn set_bitrate(&self, element: &gst::Element, shape: Shape, bitrate: u32) {
-        let buffer = vbv_millis(bitrate, shape.width, shape.height);
+    /// Sets the bit rate (bits per second), and how much may come at once. Takes effect while it runs,
+    /// without a keyframe.
+    pub(crate) fn set_bitrate(&self, element: &gst::Element, shape: Shape, bitrate: u32, buffer: Buffer) {
+        let buffer = match buffer {
+            Buffer::Usual => vbv_millis(bitrate, shape.width, shape.height),
+            Buffer::Tight => TIGHT_TENTHS * 100 / shape.fps.max(1),
+        };
         let set = |property: &str, value: u64| {
             if element.has_property(property) {
                 element.set_property_from_str(property, &value.to_string());
@@ -197,7 +213,7 @@ mod tests {
         for codec in CODECS {
             // A value that does not parse would panic.
             if let Ok(element) = codec.make(shape, 800_000) {
-                codec.set_bitrate(&element, shape, 300_000);
+                codec.set_bitrate(&element, shape, 300_000, Buffer::Tight);
                 made += 1;
             }
             assert!(named(codec.name).is_some());

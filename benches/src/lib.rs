@@ -3,3 +3,5 @@
 pub mod bond;
 pub mod cpu;
 pub mod latency;
+pub mod live_cpu;
+mod process;

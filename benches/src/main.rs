@@ -1,6 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
-use benches::{bond, cpu, latency};
+use benches::{bond, cpu, latency, live_cpu};
 use clap::{Parser, Subcommand};
 
 /// Measures Roadie.
@@ -16,6 +16,7 @@ enum Command {
     Bond(Box<bond::Raw>),
     BondCpu(cpu::Raw),
     Latency(latency::Raw),
+    LiveCpu(live_cpu::Raw),
 }
 
 fn main() {
@@ -23,6 +24,7 @@ fn main() {
         Command::Bond(raw) => bond::run(*raw),
         Command::BondCpu(raw) => cpu::run(raw),
         Command::Latency(raw) => latency::run(raw),
+        Command::LiveCpu(raw) => live_cpu::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie-bench: {error:#}");

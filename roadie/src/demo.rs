@@ -15,12 +15,12 @@ use encoder::{EncoderEvent, Input, VIDEO_TRACK};
 use relay::uplink::{Bind, EdgeAddress, Tariff, Uplink};
 use relay::venue;
 use sim::{Conditions, Loss, Rate};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use crate::cut::Cut;
 use crate::edge_api::EdgeApi;
+use crate::edge_process::EdgeProcess;
 use crate::emulator::Emulator;
 use crate::report::{self, EdgePassage, Evidence, PagePassage, RecordingReport, Report, UplinkReport};
 use crate::show::{self, Ending, Show};
@@ -35,9 +35,6 @@ const PAGE_PORT: u16 = 8080;
 
 /// How often the state is fetched and drawn.
 const REFRESH: Duration = Duration::from_millis(500);
-
-/// The relay must have its ports within this time.
-const RELAY_START: Duration = Duration::from_secs(10);
 
 /// After the last captured frame, the page gets this long to paint what is under way.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -130,7 +127,12 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
     }
 
     let port = raw.port.unwrap_or(if raw.headless { 0 } else { PAGE_PORT });
-    let relay = Relay::start(&raw, port).await?;
+    let program = match &raw.relay {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("roadie-relay"),
+    };
+    let state = std::env::temp_dir().join("roadie-demo");
+    let relay = EdgeProcess::start(&program, &state, port, raw.player.as_deref()).await?;
     let mut emulators = Vec::new();
     for (n, (_, megabits, delay)) in UPLINKS.iter().enumerate() {
         let conditions = Conditions {
@@ -190,7 +192,7 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
 struct Run {
     raw: Raw,
     api: EdgeApi,
-    relay: Relay,
+    relay: EdgeProcess,
     emulators: Arc<[Emulator]>,
     viewer: Option<Viewer>,
     evidence: Evidence,
@@ -509,67 +511,6 @@ async fn check_recording(status: &RecordStatus) -> RecordingReport {
         seconds: status.seconds,
         frames: status.frames,
         playable: played.is_ok_and(|output| output.status.success() && output.stderr.is_empty()),
-    }
-}
-
-/// The edge, as a process of its own.
-struct Relay {
-    child: Child,
-    quic_port: u16,
-    http_port: u16,
-    fingerprint: String,
-    log: PathBuf,
-}
-
-impl Relay {
-    async fn start(raw: &Raw, port: u16) -> anyhow::Result<Self> {
-        let program = match &raw.relay {
-            Some(path) => path.clone(),
-            None => std::env::current_exe()?.with_file_name("roadie-relay"),
-        };
-        let state = std::env::temp_dir().join("roadie-demo");
-        std::fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
-        let log = state.join("relay.log");
-        let stderr =
-            std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::new(&program);
-        command.args(["--listen", "[::]:0", "--http", &format!("[::]:{port}")]);
-        command.arg("--state").arg(state.join("relay"));
-        if let Some(player) = &raw.player {
-            command.arg("--player").arg(player);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
-        // Ctrl-C is for the demo; it ends the relay after the show.
-        command.process_group(0);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-        let mut lines = BufReader::new(child.stdout.take().context("the relay has no output")?).lines();
-        let (mut quic_port, mut http_port) = (None, None);
-        let fingerprint = tokio::time::timeout(RELAY_START, async {
-            while let Ok(Some(line)) = lines.next_line().await {
-                if let Some(addr) = line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next())
-                {
-                    quic_port = addr.parse::<SocketAddr>().ok().map(|addr| addr.port());
-                } else if let Some(url) = line.strip_prefix("page on http://localhost:") {
-                    http_port = url.split('/').next().and_then(|port| port.parse::<u16>().ok());
-                } else if let Some(fingerprint) = line.strip_prefix("certificate fingerprint ") {
-                    return Some(fingerprint.to_owned());
-                }
-            }
-            None
-        })
-        .await
-        .context("the relay does not start")?;
-        match (quic_port, http_port, fingerprint) {
-            (Some(quic_port), Some(http_port), Some(fingerprint)) => {
-                Ok(Self { child, quic_port, http_port, fingerprint, log })
-            }
-            _ => {
-                let words = std::fs::read_to_string(&log).unwrap_or_default();
-                let hint =
-                    words.lines().last().unwrap_or("it said nothing").trim_start_matches("roadie-relay: ");
-                bail!("the relay did not start: {}", hint.replace("--http", "--port"))
-            }
-        }
     }
 }
 

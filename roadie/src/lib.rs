@@ -4,6 +4,7 @@
 pub mod cut;
 pub mod demo;
 pub mod edge_api;
+pub mod edge_process;
 pub mod emulator;
 pub mod live;
 pub mod report;

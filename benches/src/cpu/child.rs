@@ -8,6 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use crate::process;
+
 /// A child that says nothing for so long is stuck; the longest measurement is far shorter.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -48,19 +50,9 @@ impl Child {
         Ok(self.input.flush().await?)
     }
 
-    /// Seconds that its threads have run, user and system: the scheduler's own count in nanoseconds.
+    /// See [`process::cpu`].
     pub fn cpu(&self) -> anyhow::Result<f64> {
-        let pid = self.child.id().context("it ended")?;
-        let folder = format!("/proc/{pid}/task");
-        let threads = std::fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?;
-        let mut nanos = 0;
-        for thread in threads.flatten() {
-            // A thread that has just ended has no file any more.
-            let Ok(text) = std::fs::read_to_string(thread.path().join("schedstat")) else { continue };
-            let ran = text.split_whitespace().next().and_then(|ran| ran.parse::<u64>().ok());
-            nanos += ran.with_context(|| format!("{text:?} is not as schedstat should be"))?;
-        }
-        Ok(nanos as f64 / 1e9)
+        process::cpu(self.child.id().context("it ended")?)
     }
 }
 

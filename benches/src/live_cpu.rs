@@ -1,0 +1,133 @@
+//! What `roadie live` costs in CPU, beside `gst-launch-1.0` with the same source and encoders and nothing else:
+//! `roadie-bench live-cpu`.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use roadie::edge_process::EdgeProcess;
+
+use crate::bond::real::stalls::Watch;
+use crate::process;
+
+/// The show may cost so many times what the bare encoders cost.
+const MOST: f64 = 1.10;
+
+/// Starting is not measured.
+const WARM: Duration = Duration::from_secs(4);
+
+/// The encoders of a show, as `encoder/src/encode/` sets them up.
+const BARE: &str = "videotestsrc is-live=true pattern=smpte horizontal-speed=4 \
+    ! video/x-raw,format=I420,width=1280,height=720,framerate=30/1 ! queue \
+    ! x264enc tune=zerolatency speed-preset=superfast threads=2 sliced-threads=true bframes=0 aud=false \
+      byte-stream=true option-string=scenecut=0 key-int-max=30 bitrate=2500 vbv-buf-capacity=150 \
+    ! video/x-h264,profile=constrained-baseline ! h264parse config-interval=-1 \
+    ! video/x-h264,stream-format=byte-stream,alignment=au ! fakesink sync=false \
+    audiotestsrc is-live=true wave=ticks samplesperbuffer=480 ! audio/x-raw,rate=48000,channels=2 ! queue \
+    ! opusenc audio-type=generic inband-fec=true packet-loss-percentage=5 frame-size=20 bitrate=96000 \
+    ! fakesink sync=false";
+
+/// CPU of `roadie live --input test` (two recordings, the bond to a relay on this machine) against
+/// `gst-launch-1.0` with the same encoder settings, interleaved in one run.
+#[derive(Args)]
+pub struct Raw {
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    runs: u32,
+
+    /// How long each is measured, s
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    seconds: u64,
+}
+
+/// Killed when it goes.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Self(child))
+    }
+
+    /// CPU seconds per second, from now on for so long.
+    fn load(&mut self, time: Duration) -> anyhow::Result<f64> {
+        std::thread::sleep(WARM);
+        let (pid, before) = (self.0.id(), process::cpu(self.0.id())?);
+        std::thread::sleep(time);
+        let after = process::cpu(pid)?;
+        match self.0.try_wait()? {
+            Some(status) => bail!("it ended: {status}"),
+            None => Ok((after - before) / time.as_secs_f64()),
+        }
+    }
+}
+
+/// Runs and prints.
+pub fn run(raw: Raw) -> anyhow::Result<()> {
+    if raw.runs == 0 || raw.seconds == 0 {
+        bail!("--runs 0 and --seconds 0 measure nothing");
+    }
+    let here = std::env::current_exe()?;
+    let base = std::env::temp_dir().join(format!("roadie-live-cpu-{}", std::process::id()));
+    let result = measure(&raw, &here.with_file_name("roadie"), &here.with_file_name("roadie-relay"), &base);
+    let _ = std::fs::remove_dir_all(&base);
+    result
+}
+
+fn measure(raw: &Raw, roadie: &Path, relay: &Path, base: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let edge = runtime.block_on(EdgeProcess::start(relay, &base.join("relay"), 0, None))?;
+    let url = format!("https://localhost:{}/cpu", edge.quic_port);
+    let time = Duration::from_secs(raw.seconds);
+    println!("720p30 at 2.5 Mb/s, stereo; CPU seconds per second, user and system, over {} s", raw.seconds);
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for run in 1..=raw.runs {
+        let watch = Watch::start();
+        let mut pipeline = Command::new("gst-launch-1.0");
+        pipeline.arg("-q").args(BARE.split_whitespace());
+        let without = Process::start(&mut pipeline)?.load(time)?;
+        let mut live = Command::new(roadie);
+        live.args(["live", "--input", "test", "--edge", &url, "--fixed-bitrate"])
+            .args(["--edge-fingerprint", &edge.fingerprint, "--record"])
+            .arg(base.join(format!("a{run}")))
+            .arg("--record")
+            .arg(base.join(format!("b{run}")));
+        let with = Process::start(&mut live)?.load(time)?;
+        let void = if watch.stalls().count > 0 { "  the machine stalled" } else { "" };
+        println!(
+            "{run:3}  gst-launch {without:.3}  roadie live {with:.3}  ratio {:.2}{void}",
+            with / without
+        );
+        bare.push(without);
+        ours.push(with);
+    }
+    let ratio = median(&mut ours) / median(&mut bare);
+    let pass = ratio <= MOST;
+    println!(
+        "{}  medians {:.3} and {:.3}: the show costs {ratio:.2} times its bare encoders (at most {MOST})",
+        if pass { "PASS" } else { "FAIL" },
+        median(&mut ours),
+        median(&mut bare),
+    );
+    if pass { Ok(()) } else { bail!("roadie live costs more than {MOST} times its bare encoders") }
+}
+
+fn median(all: &mut [f64]) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -18,21 +18,44 @@ const MOST: f64 = 1.10;
 /// Starting is not measured.
 const WARM: Duration = Duration::from_secs(4);
 
-/// The encoders of a show, as `encoder/src/encode/` sets them up.
-const BARE: &str = "videotestsrc is-live=true pattern=smpte horizontal-speed=4 \
-    ! video/x-raw,format=I420,width=1280,height=720,framerate=30/1 ! queue \
+/// The encoders of a show, as `encoder/src/encode/` sets them up, behind `VIDEO` and `AUDIO`.
+const BARE: &str = "VIDEO ! queue \
     ! x264enc tune=zerolatency speed-preset=superfast threads=2 sliced-threads=true bframes=0 aud=false \
       byte-stream=true option-string=scenecut=0 key-int-max=30 bitrate=2500 vbv-buf-capacity=150 \
     ! video/x-h264,profile=constrained-baseline ! h264parse config-interval=-1 \
     ! video/x-h264,stream-format=byte-stream,alignment=au ! fakesink sync=false \
-    audiotestsrc is-live=true wave=ticks samplesperbuffer=480 ! audio/x-raw,rate=48000,channels=2 ! queue \
+    AUDIO ! queue \
     ! opusenc audio-type=generic inband-fec=true packet-loss-percentage=5 frame-size=20 bitrate=96000 \
     ! fakesink sync=false";
 
-/// CPU of `roadie live --input test` (two recordings, the bond to a relay on this machine) against
+/// The test picture, as `encoder/src/capture/` makes it.
+const TEST: [&str; 2] = [
+    "videotestsrc is-live=true pattern=smpte horizontal-speed=4 \
+     ! video/x-raw,format=I420,width=1280,height=720,framerate=30/1",
+    "audiotestsrc is-live=true wave=ticks samplesperbuffer=480 ! audio/x-raw,rate=48000,channels=2",
+];
+
+/// A clip in real time.
+const CLIP: [&str; 2] = [
+    "filesrc location=CLIP ! decodebin name=clip clip. ! queue ! videorate ! videoscale ! videoconvert \
+     ! video/x-raw,format=I420,width=1280,height=720,framerate=30/1,pixel-aspect-ratio=1/1 ! clocksync",
+    "clip. ! queue ! audioconvert ! audioresample ! audio/x-raw,format=S16LE,rate=48000,channels=2 ! clocksync",
+];
+
+fn bare_pipeline(clip: Option<&str>) -> String {
+    let [video, audio] = if clip.is_some() { CLIP } else { TEST };
+    let pipeline = BARE.replace("VIDEO", video).replace("AUDIO", audio);
+    pipeline.replace("CLIP", clip.unwrap_or_default())
+}
+
+/// CPU of `roadie live` (two recordings, the bond to a relay on this machine) against
 /// `gst-launch-1.0` with the same encoder settings, interleaved in one run.
 #[derive(Args)]
 pub struct Raw {
+    /// A clip to be shown, longer than the measurement, without spaces in its path [default: the test picture]
+    #[arg(long, value_name = "FILE")]
+    clip: Option<String>,
+
     /// How often each is measured
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: u32,
@@ -93,16 +116,17 @@ fn measure(raw: &Raw, roadie: &Path, relay: &Path, base: &Path) -> anyhow::Resul
     let runtime = tokio::runtime::Runtime::new()?;
     let edge = runtime.block_on(EdgeProcess::start(relay, &base.join("relay"), 0, None))?;
     let url = format!("https://localhost:{}/cpu", edge.quic_port);
+    let input = raw.clip.as_ref().map_or("test".to_owned(), |clip| format!("file:{clip}"));
     let time = Duration::from_secs(raw.seconds);
     println!("720p30 at 2.5 Mb/s, stereo; CPU seconds per second, user and system, over {} s", raw.seconds);
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for run in 1..=raw.runs {
         let watch = Watch::start();
         let mut pipeline = Command::new("gst-launch-1.0");
-        pipeline.arg("-q").args(BARE.split_whitespace());
+        pipeline.arg("-q").args(bare_pipeline(raw.clip.as_deref()).split_whitespace());
         let without = Process::start(&mut pipeline)?.load(time)?;
         let mut live = Command::new(roadie);
-        live.args(["live", "--input", "test", "--edge", &url, "--fixed-bitrate"])
+        live.args(["live", "--input", &input, "--edge", &url, "--fixed-bitrate"])
             .args(["--edge-fingerprint", &edge.fingerprint, "--record"])
             .arg(base.join(format!("a{run}")))
             .arg("--record")

@@ -242,6 +242,11 @@ impl Program {
         true
     }
 
+    /// Whether viewers see this input.
+    pub(crate) fn is_on_air(&self, input: usize) -> bool {
+        lock(&self.pictures).machine.on_air() == input
+    }
+
     /// How loud the sound on air is.
     pub(crate) fn levels(&self) -> Levels {
         lock(&self.sound).program.read()

@@ -147,8 +147,11 @@ impl Run {
             match ending {
                 Ending::Stopped => return,
                 Ending::Over => {
+                    // One that is not on air leaves its slate behind, and the show goes on.
+                    if self.program.is_on_air(self.plan.source) {
+                        self.events.end_of_stream();
+                    }
                     self.program.lost(self.plan.source, format!("{} is over", self.plan.name()));
-                    self.events.end_of_stream();
                     return;
                 }
                 // What is not installed does not come by itself.

@@ -2,8 +2,10 @@
 //! killed and started again; measured on what is handed to the encoders.
 
 use std::net::UdpSocket;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -94,7 +96,7 @@ fn show(inputs: &[&str]) -> Show {
     let now: crate::Now = Arc::new(move || Time::from_millis(1_000_000) + begun.elapsed());
     let (seen, events) = (Seen::default(), Arc::new(Events::default()));
     let numbers = std::sync::atomic::AtomicU64::new(0);
-    let number = move || numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let number = move || numbers.fetch_add(1, Relaxed);
     let program = Program::new(&settings, Epoch::begin(&now), events.clone(), number, Box::new(seen.clone()));
     let program = program.expect("a program");
     let start = |plan| {
@@ -109,6 +111,7 @@ impl Show {
     fn wait_event(&self, wanted: impl Fn(&EncoderEvent) -> bool) {
         let begun = Instant::now();
         while let Some(event) = self.events.wait(LIMIT.saturating_sub(begun.elapsed())) {
+            println!("{:?} {event:?}", begun.elapsed());
             if wanted(&event) {
                 return;
             }
@@ -126,16 +129,20 @@ impl Drop for Show {
     }
 }
 
-/// A sender of MPEG-TS. Dropping it is pulling the cable.
-struct Sender(Child);
+/// A sender of MPEG-TS that calls again when it is hung up on. Dropping it is pulling the cable.
+struct Sender {
+    pulled: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
 /// Twice a second a flash and a clap of 100 ms.
 fn sender(to: &str) -> Sender {
     let flash =
         format!("color=c=black:s={WIDTH}x{HEIGHT}:r=30,drawbox=c=white:t=fill:enable='lt(mod(t,0.5),0.1)'");
     let clap = "aevalsrc='0.8*sin(2*PI*1000*t)*lt(mod(t,0.5),0.1)':s=48000:c=stereo";
-    let child = Command::new("ffmpeg")
-        .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-f", "lavfi", "-i", &flash])
+    let mut command = Command::new("ffmpeg");
+    command
+        .args(["-hide_banner", "-loglevel", "fatal", "-nostdin", "-re", "-f", "lavfi", "-i", &flash])
         .args(["-re", "-f", "lavfi", "-i", clap])
         .args([
             "-c:v",
@@ -151,16 +158,28 @@ fn sender(to: &str) -> Sender {
         ])
         .args(["-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "192k", "-f", "mpegts", to])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("ffmpeg; `cargo xtask test` installs it");
-    Sender(child)
+        .stdout(Stdio::null());
+    let pulled = Arc::new(AtomicBool::new(false));
+    let stop = pulled.clone();
+    let run = move || {
+        while !stop.load(Relaxed) {
+            let mut child = command.spawn().expect("ffmpeg; `cargo xtask test` installs it");
+            while !stop.load(Relaxed) && child.try_wait().is_ok_and(|ended| ended.is_none()) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    };
+    Sender { pulled, thread: Some(std::thread::spawn(run)) }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.pulled.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

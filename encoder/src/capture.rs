@@ -8,6 +8,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use crate::elements::{internal, link};
+use crate::program::Program;
 use crate::program::place::{Place, Placing, Stamps};
 use crate::{EncoderError, Input, Microphone, VideoSettings};
 
@@ -51,27 +52,22 @@ struct Capture {
     feed: Option<file::Feed>,
 }
 
-/// Takes what a source gives, with the running time of its capture. Called from its threads.
-pub(crate) struct Taker {
-    pub(crate) picture: Box<dyn Fn(gst::Buffer, gst::ClockTime) + Send + Sync>,
-    pub(crate) sound: Box<dyn Fn(&gst::BufferRef, gst::ClockTime) + Send + Sync>,
-}
-
 /// A source that runs. Dropping closes it, which takes as long as its device does.
 pub(crate) struct Source {
     pipeline: gst::Pipeline,
     worker: Option<file::Worker>,
 }
 
-/// Opens a source: its pictures and its sound go to `taker`, and what happens to it to `watch`.
+/// Opens the source of this number: its pictures and its sound go to `program`, and what happens to it to
+/// `watch`.
 pub(crate) fn open(
     wanted: &Wanted,
     video: &VideoSettings,
-    epoch: Epoch,
-    taker: Arc<Taker>,
+    (program, number): (&Arc<Program>, usize),
     watch: &Arc<Watch>,
 ) -> Result<Source, EncoderError> {
     let pipeline = gst::Pipeline::new();
+    let epoch = program.epoch();
     // From here on, leaving early drops the source, and dropping stops what has been opened.
     let mut source = Source { pipeline: pipeline.clone(), worker: None };
     let capture = match wanted {
@@ -88,22 +84,23 @@ pub(crate) fn open(
     // Where nothing says when the whole pipeline has ended, one sink does.
     let ends = capture.stamps == Stamps::Theirs;
     if let Some(last) = &capture.pictures {
-        let (taker, place) = (taker.clone(), place.clone());
+        let (program, place) = (program.clone(), place.clone());
         let take = move |buffer: gst::Buffer, pts: gst::ClockTime| {
             let now = place.epoch.running_time();
             place.watch.picture(now);
             if let Some(at) = place.place(pts, now) {
-                (taker.picture)(buffer, at);
+                program.picture(number, buffer, at);
             }
         };
         take_from(&pipeline, last, ends.then_some(watch), take)?;
     }
     if let Some(last) = &capture.sound {
+        let program = program.clone();
         let take = move |buffer: gst::Buffer, pts: gst::ClockTime| {
             let now = place.epoch.running_time();
             place.watch.sound(now);
             if let Some(at) = place.place(pts, now) {
-                (taker.sound)(&buffer, at);
+                program.sound(number, &buffer, at);
             }
         };
         take_from(&pipeline, last, ends.then_some(watch), take)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gstreamer::ClockTime;
 
-use crate::capture::{self, Taker, Told, Wanted, Watch};
+use crate::capture::{self, Told, Wanted, Watch};
 use crate::events::Events;
 use crate::program::Program;
 use crate::{EncoderError, Input, Microphone, VideoSettings};
@@ -168,14 +168,9 @@ impl Run {
 
     /// Opens the source, and comes back when it is closed again.
     fn open(&self, watch: &Arc<Watch>) -> Ending {
-        let (source, program) = (self.plan.source, self.program.clone());
-        let for_sound = program.clone();
-        let taker = Taker {
-            picture: Box::new(move |buffer, at| program.picture(source, buffer, at)),
-            sound: Box::new(move |buffer, at| for_sound.sound(source, buffer, at)),
-        };
         let epoch = self.program.epoch();
-        let opened = match capture::open(&self.plan.wanted, &self.video, epoch, Arc::new(taker), watch) {
+        let to = (&self.program, self.plan.source);
+        let opened = match capture::open(&self.plan.wanted, &self.video, to, watch) {
             Ok(opened) => opened,
             Err(error) => return Ending::Lost(error),
         };

@@ -1,5 +1,7 @@
 //! `roadie devices`: what this machine can capture from and encode with.
 
+use std::io::Write;
+
 use anyhow::Context;
 use clap::Args;
 use encoder::devices::{self, Ability, Camera, Device, Devices};
@@ -16,11 +18,15 @@ pub struct Raw {
 pub async fn run(raw: Raw) -> anyhow::Result<()> {
     // Opening devices may take a while each.
     let found = tokio::task::spawn_blocking(devices::find).await??;
-    match raw.json {
-        true => println!("{}", serde_json::to_string_pretty(&found).context("cannot write JSON")?),
-        false => print!("{}", text(&found)),
+    let text = match raw.json {
+        true => serde_json::to_string_pretty(&found).context("cannot write JSON")? + "\n",
+        false => text(&found),
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads it has seen enough, such as `head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot print"),
     }
-    Ok(())
 }
 
 fn text(found: &Devices) -> String {
@@ -41,7 +47,7 @@ fn text(found: &Devices) -> String {
     let microphones = found.microphones.iter().map(device).collect();
     section("Microphones (--audio-input)", or(microphones, "none: there is no sound card that records"));
     section("Streams", found.network.iter().map(ability).collect());
-    section("Encoders", found.encoders.iter().map(ability).collect());
+    section("Video encoders (--encoder)", found.encoders.iter().map(ability).collect());
     text
 }
 

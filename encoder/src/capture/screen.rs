@@ -8,7 +8,7 @@ use gstreamer::prelude::*;
 
 use super::Capture;
 use super::chain::{between, fit_pictures};
-use crate::elements::{add, caps_filter, make, opens};
+use crate::elements::{add, caps_filter, make};
 use crate::program::place::Stamps;
 use crate::{EncoderError, VideoSettings};
 
@@ -24,11 +24,8 @@ pub(super) fn open(
         Some(display) => display.to_owned(),
         None => std::env::var("DISPLAY").ok().filter(|name| !name.is_empty()).ok_or_else(no_session)?,
     };
-    let failed = |message: String| EncoderError::ScreenFailed { display: display.clone(), message };
     let source = make("ximagesrc", &[("use-damage", "false"), ("show-pointer", "true")])?;
     source.set_property("display-name", &display);
-    opens(&source).map_err(|_| failed("no X server answers there".into()))?;
-    // At once, so that an error below closes the screen with the pipeline.
     add(pipeline, &[&source])?;
     let (head, last) = fit_pictures(pipeline, settings)?;
     let rate =

@@ -79,7 +79,7 @@ impl Placing {
             return Place::At(pts);
         }
         let delay = nanos(now) - nanos(pts);
-        let clock = self.clock.get_or_insert_with(|| Clock {
+        let clock = self.clock.get_or_insert(Clock {
             offset: delay,
             first: now,
             changed: now,

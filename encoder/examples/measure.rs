@@ -120,7 +120,7 @@ fn step(from: u32, to: u32, file: Option<&str>) -> Result<(), Failure> {
     settings.video.bitrate = 8_000_000;
     settings.video.gop = Duration::from_secs(10);
     if let Some(file) = file {
-        settings.input = Input::File(file.into());
+        settings.inputs = vec![Input::File(file.into())];
     }
     let audio = settings.audio.bitrate;
     let fps = settings.video.fps;

@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let input: Input = args.next().as_deref().unwrap_or("test").parse()?;
     let seconds: u64 = args.next().as_deref().unwrap_or("10").parse()?;
-    let mut settings = Settings { input, ..Settings::default() };
+    let mut settings = Settings { inputs: vec![input], ..Settings::default() };
     if let Some(bitrate) = args.next() {
         settings.video.bitrate = bitrate.parse()?;
     }

@@ -1,119 +1,214 @@
-//! Where raw pictures and sound come from.
+//! Where raw pictures and sound come from: each source is a pipeline of its own, so that it can fail,
+//! hang and be opened again without the show noticing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use gstreamer_video as gst_video;
-use gstreamer_video::prelude::*;
-use media::mark::{self, Mark};
 
-use crate::clock::Epoch;
-use crate::elements::{chain, internal, link};
-use crate::encode::{Encoders, app_sink, on_buffer};
-use crate::events::Events;
-use crate::shared::Shared;
-use crate::{EncoderError, Input, Settings};
+use crate::elements::{internal, link};
+use crate::program::Program;
+use crate::program::place::{Place, Placing, Stamps};
+use crate::{EncoderError, Input, Microphone, VideoSettings};
 
 mod camera;
+mod chain;
 mod clip;
 mod file;
+mod microphone;
+mod network;
+mod screen;
 mod test;
 mod timeline;
+mod watch;
 
-pub(crate) use file::Worker;
+pub(crate) use camera::devices as cameras;
+pub(crate) use screen::displays;
+pub(crate) use watch::{Told, Watch};
 
-/// Turns the name of an element and its words into an error that fits the input.
+use crate::clock::Epoch;
+
+/// What can be opened.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    Input(Input),
+    Microphone(Microphone),
+}
+
+/// Turns the name of an element and its words into an error that fits the source.
 type Explain = Arc<dyn Fn(&str, String) -> EncoderError + Send + Sync>;
 
-/// A source in the pipeline, ready to be linked.
-pub(crate) struct Capture {
+/// A source in its pipeline.
+struct Capture {
     /// Its last element for pictures, with the caps of [`crate::encode::raw_video_caps`].
-    pub(crate) video: gst::Element,
+    pictures: Option<gst::Element>,
     /// Its last element for sound, with the caps of [`crate::encode::raw_audio_caps`].
-    pub(crate) audio: gst::Element,
+    sound: Option<gst::Element>,
+    stamps: Stamps,
     /// Explains an error of the pipeline.
-    pub(crate) explain: Explain,
-    /// Whether frames carry a mark.
-    marked: bool,
+    explain: Explain,
     /// What has to run beside the pipeline.
     feed: Option<file::Feed>,
 }
 
-/// Opens the input that the settings name.
-pub(crate) fn open(pipeline: &gst::Pipeline, settings: &Settings) -> Result<Capture, EncoderError> {
-    match &settings.input {
-        Input::Test => test::open(pipeline, &settings.video),
-        Input::File(path) => file::open(pipeline, path, &settings.video),
-        Input::Camera(device) => camera::open(pipeline, device.as_deref(), &settings.video),
-    }
+/// A source that runs. Dropping closes it, which takes as long as its device does.
+pub(crate) struct Source {
+    pipeline: gst::Pipeline,
+    worker: Option<file::Worker>,
 }
 
-impl Capture {
-    /// Lets frames flow into the encoders: each raw picture gets its number, and the test picture its mark.
-    pub(crate) fn connect(
-        &self,
-        pipeline: &gst::Pipeline,
-        encoders: &Arc<Encoders>,
-        shared: &Arc<Shared>,
-    ) -> Result<(), EncoderError> {
-        let pad =
-            self.video.static_pad("src").ok_or_else(|| internal(&self.video, &"it has no source pad"))?;
-        let (counter, marked) = (shared.clone(), self.marked);
-        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-            if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
-                let number = counter.counts.capture();
-                if marked {
-                    draw_mark(pad, buffer.make_mut(), number, &counter.epoch);
-                }
+/// Opens the source of this number: its pictures and its sound go to `program`, and what happens to it to
+/// `watch`.
+pub(crate) fn open(
+    wanted: &Wanted,
+    video: &VideoSettings,
+    (program, number): (&Arc<Program>, usize),
+    watch: &Arc<Watch>,
+) -> Result<Source, EncoderError> {
+    let pipeline = gst::Pipeline::new();
+    let epoch = program.epoch();
+    // From here on, leaving early drops the source, and dropping stops what has been opened.
+    let mut source = Source { pipeline: pipeline.clone(), worker: None };
+    let capture = match wanted {
+        Wanted::Input(Input::Test) => test::open(&pipeline, video),
+        Wanted::Input(Input::File(path)) => file::open(&pipeline, path, video, file::Repeat::Forever),
+        Wanted::Input(Input::FileOnce(path)) => file::open(&pipeline, path, video, file::Repeat::Once),
+        Wanted::Input(Input::Camera(device)) => camera::open(&pipeline, device.as_deref(), video),
+        Wanted::Input(Input::Screen(display)) => screen::open(&pipeline, display.as_deref(), video),
+        Wanted::Input(Input::Network(stream)) => network::open(&pipeline, stream, video, watch),
+        Wanted::Microphone(microphone) => microphone::open(&pipeline, microphone),
+    }?;
+    let place =
+        Arc::new(Placer { epoch, placing: Mutex::new(Placing::new(capture.stamps)), watch: watch.clone() });
+    // Where nothing says when the whole pipeline has ended, one sink does.
+    let ends = capture.stamps == Stamps::Theirs;
+    if let Some(last) = &capture.pictures {
+        let (program, place) = (program.clone(), place.clone());
+        let take = move |buffer: gst::Buffer, pts: gst::ClockTime| {
+            let now = place.epoch.running_time();
+            place.watch.picture(now);
+            if let Some(at) = place.place(pts, now) {
+                program.picture(number, buffer, at);
             }
-            gst::PadProbeReturn::Ok
-        });
-        let (video, audio) = (app_sink(), app_sink());
-        chain(pipeline, &[video.upcast_ref()])?;
-        chain(pipeline, &[audio.upcast_ref()])?;
-        link(&[&self.video, video.upcast_ref()])?;
-        link(&[&self.audio, audio.upcast_ref()])?;
-        let pictures = encoders.clone();
-        on_sample(&video, move |buffer| pictures.picture(buffer));
-        let sounds = encoders.clone();
-        on_sample(&audio, move |buffer| sounds.sound(buffer));
-        Ok(())
+        };
+        take_from(&pipeline, last, ends.then_some(watch), take)?;
     }
+    if let Some(last) = &capture.sound {
+        let program = program.clone();
+        let take = move |buffer: gst::Buffer, pts: gst::ClockTime| {
+            let now = place.epoch.running_time();
+            place.watch.sound(now);
+            if let Some(at) = place.place(pts, now) {
+                program.sound(number, &buffer, at);
+            }
+        };
+        take_from(&pipeline, last, ends.then_some(watch), take)?;
+    }
+    listen(&pipeline, capture.explain.clone(), watch);
+    epoch.drive(&pipeline);
+    if pipeline.set_state(gst::State::Playing).is_err() {
+        // The message on the bus says why.
+        return Err(watch
+            .failure()
+            .unwrap_or_else(|| (capture.explain)("pipeline", "it does not start".into())));
+    }
+    source.worker = capture.feed.map(|feed| feed.run(&pipeline, watch)).transpose()?;
+    Ok(source)
+}
 
-    /// Starts what has to run beside the pipeline, which plays by now.
-    pub(crate) fn run(
-        self,
-        pipeline: &gst::Pipeline,
-        events: &Arc<Events>,
-    ) -> Result<Option<Worker>, EncoderError> {
-        self.feed.map(|feed| feed.run(pipeline, events)).transpose()
+/// Puts the pictures and the sound of one source on the timeline.
+struct Placer {
+    epoch: Epoch,
+    placing: Mutex<Placing>,
+    watch: Arc<Watch>,
+}
+
+impl Placer {
+    fn place(&self, pts: gst::ClockTime, now: gst::ClockTime) -> Option<gst::ClockTime> {
+        if self.watch.is_closed() {
+            return None;
+        }
+        match self.placing.lock().unwrap_or_else(PoisonError::into_inner).place(pts, now) {
+            Place::At(at) => Some(at),
+            Place::Learning => None,
+            Place::Jumped => {
+                self.watch.tell(Told::Jumped);
+                None
+            }
+        }
     }
 }
 
-/// Calls `take` with each buffer, its `pts` made its running time.
-fn on_sample(sink: &gst_app::AppSink, take: impl Fn(gst::Buffer) + Send + Sync + 'static) {
-    on_buffer(sink, move |sample, _, running_time| {
-        if let Some(mut buffer) = sample.buffer_owned() {
-            buffer.make_mut().set_pts(running_time);
-            take(buffer);
+impl Drop for Source {
+    fn drop(&mut self) {
+        // The worker may wait for the pipeline to take a frame, so the pipeline goes first.
+        self.worker.iter().for_each(file::Worker::stop);
+        if self.pipeline.set_state(gst::State::Null).is_err() {
+            tracing::warn!("a source did not stop cleanly");
         }
+    }
+}
+
+/// Calls `take` with each buffer that leaves `last`, and its running time, in the thread that brings
+/// it.
+fn take_from(
+    pipeline: &gst::Pipeline,
+    last: &gst::Element,
+    ends: Option<&Arc<Watch>>,
+    take: impl Fn(gst::Buffer, gst::ClockTime) + Send + Sync + 'static,
+) -> Result<(), EncoderError> {
+    // The callback takes a buffer as soon as it comes, so the queue never grows; and the sink keeps
+    // none, so that whoever takes it may write into it without a copy.
+    let sink = gst_app::AppSink::builder().sync(false).async_(false).max_buffers(1).build();
+    sink.set_property("enable-last-sample", false);
+    let callbacks = gst_app::AppSinkCallbacks::builder().new_sample(move |sink| {
+        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+        let running = sample.segment().and_then(|segment| {
+            let segment = segment.downcast_ref::<gst::ClockTime>()?;
+            segment.to_running_time(sample.buffer()?.pts()?)
+        });
+        let buffer = sample.buffer_owned();
+        drop(sample);
+        if let (Some(buffer), Some(running)) = (buffer, running) {
+            take(buffer, running);
+        }
+        Ok(gst::FlowSuccess::Ok)
+    });
+    let ends = ends.cloned();
+    let callbacks = callbacks.eos(move |_| {
+        if let Some(watch) = &ends {
+            watch.tell(Told::Ended);
+        }
+    });
+    sink.set_callbacks(callbacks.build());
+    pipeline.add(&sink).map_err(|error| internal(&sink, &error))?;
+    link(&[last, sink.upcast_ref()])
+}
+
+/// Tells the watch what the pipeline says. All is handled at once in the thread that says it, so that
+/// nothing waits on the bus.
+fn listen(pipeline: &gst::Pipeline, explain: Explain, watch: &Arc<Watch>) {
+    let Some(bus) = pipeline.bus() else { return };
+    let watch = watch.clone();
+    bus.set_sync_handler(move |_, message| {
+        match message.view() {
+            gst::MessageView::Error(error) => {
+                let element = message.src().map_or_else(|| "pipeline".into(), |src| src.name());
+                watch.tell(Told::Failed(explain(&element, crate::elements::describe(error))));
+            }
+            gst::MessageView::Warning(warning) => {
+                tracing::warn!(message = %warning.error(), "GStreamer");
+            }
+            gst::MessageView::Element(element) => watch.element(element.structure()),
+            gst::MessageView::Eos(_) => watch.tell(Told::Ended),
+            _ => {}
+        }
+        gst::BusSyncReply::Drop
     });
 }
 
-/// The error of an input whose elements say enough by themselves.
+/// The error of a source whose elements say enough by themselves.
 fn explain_plainly() -> Explain {
     Arc::new(|element, message| EncoderError::Pipeline { element: element.to_owned(), message })
-}
-
-fn draw_mark(pad: &gst::Pad, buffer: &mut gst::BufferRef, number: u64, epoch: &Epoch) -> Option<()> {
-    let segment = pad.sticky_event::<gst::event::Segment>(0)?;
-    let captured = epoch.capture_time(segment.segment(), buffer)?;
-    let caps = pad.current_caps()?;
-    let info = gst_video::VideoInfo::from_caps(&caps).ok()?;
-    let mut frame = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &info).ok()?;
-    let stride = usize::try_from(*frame.plane_stride().first()?).ok()?;
-    mark::draw(frame.plane_data_mut(0).ok()?, stride, Mark::new(number as u16, captured));
-    Some(())
 }

@@ -42,6 +42,11 @@ impl Epoch {
         pipeline.set_base_time(self.base);
     }
 
+    /// The running time now.
+    pub(crate) fn running_time(&self) -> gst::ClockTime {
+        gst::SystemClock::obtain().time().saturating_sub(self.base)
+    }
+
     /// The broadcast time at running time zero.
     pub(crate) fn zero(&self) -> Time {
         self.zero
@@ -51,38 +56,27 @@ impl Epoch {
     pub(crate) fn at(&self, running_time: gst::ClockTime) -> Time {
         self.zero + std::time::Duration::from_micros(running_time.useconds())
     }
-
-    /// When `buffer` of this segment was captured. `None`: it has no time.
-    pub(crate) fn capture_time(&self, segment: &gst::Segment, buffer: &gst::BufferRef) -> Option<Time> {
-        let segment = segment.downcast_ref::<gst::ClockTime>()?;
-        let micros = match segment.to_running_time_full(buffer.pts()?)? {
-            gst::Signed::Positive(time) => time.useconds() as i64,
-            gst::Signed::Negative(time) => -(time.useconds() as i64),
-        };
-        Some(self.zero.offset_by(micros))
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use super::*;
 
-    fn buffer(pts: gst::ClockTime) -> gst::Buffer {
-        let mut buffer = gst::Buffer::new();
-        buffer.make_mut().set_pts(pts);
-        buffer
-    }
-
     #[test]
-    fn a_thousand_hours_of_shift_do_not_show() {
+    fn a_clock_that_is_stepped_later_moves_no_time_stamp() {
         gst::init().expect("GStreamer");
-        let epoch = Epoch { base: gst::ClockTime::ZERO, zero: Time::from_millis(1_795_000_000_000) };
-        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
-        let shift = gst::ClockTime::from_seconds(3_600_000);
-        segment.set_start(shift);
-        let at = |pts| epoch.capture_time(segment.upcast_ref(), &buffer(pts));
-        assert_eq!(at(shift + gst::ClockTime::from_mseconds(40)), Some(Time::from_millis(1_795_000_000_040)));
-        assert_eq!(at(shift - gst::ClockTime::from_mseconds(40)), Some(Time::from_millis(1_794_999_999_960)));
-        assert_eq!(epoch.at(gst::ClockTime::from_mseconds(40)), Time::from_millis(1_795_000_000_040));
+        let clock = Arc::new(AtomicU64::new(1_000_000_000));
+        let reading = clock.clone();
+        let now: Now = Arc::new(move || Time::from_micros(reading.load(Relaxed)));
+        let epoch = Epoch::begin(&now);
+        clock.store(0, Relaxed);
+        assert_eq!(epoch.at(gst::ClockTime::from_seconds(5)), Time::from_micros(1_005_000_000));
+        // And pipelines that are opened later count from the same moment.
+        let pipeline = gst::Pipeline::new();
+        epoch.drive(&pipeline);
+        assert_eq!(pipeline.base_time(), Some(epoch.base));
     }
 }

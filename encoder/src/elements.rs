@@ -61,13 +61,34 @@ pub(crate) fn describe(error: &gst::message::Error) -> String {
     }
 }
 
+/// Whether a source opens its device; if not, why. It stays open.
+pub(crate) fn opens(source: &gst::Element) -> Result<(), String> {
+    // A bus of its own, because the source is in no pipeline yet.
+    let bus = gst::Bus::new();
+    source.set_bus(Some(&bus));
+    let result = source.set_state(gst::State::Ready);
+    let message = bus.pop_filtered(&[gst::MessageType::Error]);
+    source.set_bus(None);
+    if result.is_ok() {
+        return Ok(());
+    }
+    let _ = source.set_state(gst::State::Null);
+    Err(match message.as_ref().map(|message| message.view()) {
+        Some(gst::MessageView::Error(error)) => describe(error),
+        _ => "it cannot be opened".into(),
+    })
+}
+
 /// The Debian package of an element that this crate uses.
 fn package(element: &str) -> &'static str {
     match element {
         "capsfilter" | "clocksync" | "filesrc" | "queue" => "libgstreamer1.0-0",
         "x264enc" => "gstreamer1.0-plugins-ugly",
         "h264parse" => "gstreamer1.0-plugins-bad",
-        "v4l2src" | "jpegdec" => "gstreamer1.0-plugins-good",
+        "v4l2src" | "jpegdec" | "ximagesrc" | "rtspsrc" | "udpsrc" | "flvdemux" => {
+            "gstreamer1.0-plugins-good"
+        }
+        "srtsrc" | "rtmp2src" | "tsdemux" => "gstreamer1.0-plugins-bad",
         "pulsesrc" => "gstreamer1.0-pulseaudio",
         "alsasrc" => "gstreamer1.0-alsa",
         _ => "gstreamer1.0-plugins-base",

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gstreamer as gst;
-use gstreamer::prelude::*;
 
-use crate::capture::{self, Capture, Worker};
 use crate::clock::Epoch;
-use crate::elements::describe;
 use crate::encode::Encoders;
-use crate::events::Events;
 use crate::output::Output;
+use crate::program::{Program, RawSink, Ticker};
 use crate::shared::Shared;
-use crate::{AUDIO_TRACK, EncoderError, FrameSink, Now, Settings};
+use crate::supervise::{self, Supervisor};
+use crate::{AUDIO_TRACK, EncoderError, FrameSink, Input, InputStatus, Levels, Now, Settings};
 
 /// How long the first frames may take. Cameras need a second or two.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -38,8 +36,28 @@ pub struct Counters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncoderEvent {
-    /// The input ended. (A file does not: it loops.)
+    /// The input ended. (A file does not, unless it is played once: it loops.)
     EndOfStream,
+    /// An input gives nothing more: the slate takes its place while it is on air. It is tried again
+    /// and again.
+    SourceLost {
+        /// Its number in [`Settings::inputs`].
+        input: usize,
+        /// Why, in words for the creator.
+        reason: String,
+    },
+    /// It is back; or a stream came for the first time.
+    SourceBack {
+        /// Its number in [`Settings::inputs`].
+        input: usize,
+    },
+    /// There is no sound from the microphone: silence takes its place. It is tried again and again.
+    MicrophoneLost {
+        /// Why, in words for the creator.
+        reason: String,
+    },
+    /// It is back.
+    MicrophoneBack,
     /// A video encoder failed; another one took over, and the show goes on.
     EncoderReplaced {
         /// The one that failed, by its name.
@@ -55,18 +73,21 @@ pub enum EncoderEvent {
 
 /// A running capture and encoder. Dropping it stops it.
 pub struct Encoder {
-    pipeline: gst::Pipeline,
     encoders: Arc<Encoders>,
     shared: Arc<Shared>,
-    worker: Option<Worker>,
+    program: Arc<Program>,
+    supervisors: Vec<Supervisor>,
+    ticker: Option<Ticker>,
 }
 
 impl Encoder {
     /// Starts, and returns when the first frames of all tracks are encoded, which takes a fraction
-    /// of a second; [`FrameSink::tracks`] has been called by then.
+    /// of a second; [`FrameSink::tracks`] has been called by then. A stream that nobody sends yet
+    /// begins with the slate.
     ///
     /// # Errors
-    /// Says within a bounded time what is wrong with the input or the installation.
+    /// Says within a bounded time what is wrong with the input or the installation. Where there are
+    /// several inputs, one that is not there is no error but an event.
     pub fn start(settings: Settings, now: Now, sink: Box<dyn FrameSink>) -> Result<Encoder, EncoderError> {
         settings.check()?;
         gst::init().map_err(|error| EncoderError::NoGStreamer { message: error.to_string() })?;
@@ -76,29 +97,60 @@ impl Encoder {
             settings.video_tracks().iter().map(|(id, ..)| *id).chain([AUDIO_TRACK]).collect();
         let shared = Arc::new(Shared::new(now, epoch, Output::new(sink, &tracks, epoch.zero())));
         let encoders = Arc::new(Encoders::start(&settings, &shared)?);
+        let counting = shared.clone();
+        let number = move || counting.counts.capture();
+        let program =
+            Program::new(&settings, epoch, shared.events.clone(), number, Box::new(encoders.clone()))?;
         // From here on, leaving early drops the encoder, and dropping stops what has been opened.
-        let pipeline = gst::Pipeline::with_name("capture");
-        let mut encoder = Encoder { pipeline, encoders, shared, worker: None };
-        let capture = capture::open(&encoder.pipeline, &settings)?;
-        listen(&encoder.pipeline, &capture, &encoder.shared.events);
-
-        capture.connect(&encoder.pipeline, &encoder.encoders, &encoder.shared)?;
-        encoder.set_state(gst::State::Paused)?;
-        epoch.drive(&encoder.pipeline);
-        encoder.set_state(gst::State::Playing)?;
-        encoder.worker = capture.run(&encoder.pipeline, &encoder.shared.events)?;
+        let mut encoder = Encoder { encoders, shared, program, supervisors: Vec::new(), ticker: None };
+        encoder.open_sources(&settings)?;
 
         match encoder.shared.events.wait_ready(START_LIMIT) {
             Some(result) => result.map(|()| encoder),
             None => {
                 let video_missing = encoder.shared.output().wants_track(crate::VIDEO_TRACK);
                 Err(EncoderError::NoFrames {
-                    input: settings.input.to_string(),
+                    input: settings.inputs.first().map(Input::to_string).unwrap_or_default(),
                     what: if video_missing { "picture" } else { "sound" },
                     seconds: START_LIMIT.as_secs(),
                 })
             }
         }
+    }
+
+    fn open_sources(&mut self, settings: &Settings) -> Result<(), EncoderError> {
+        let plans = supervise::plans(&settings.inputs, &settings.microphone);
+        if plans.iter().all(|plan| plan.source != self.program.microphone()) {
+            self.program.mute(self.program.microphone());
+        }
+        for plan in plans {
+            let (program, events) = (self.program.clone(), self.shared.events.clone());
+            self.supervisors.push(Supervisor::start(plan, settings.video.clone(), program, events)?);
+        }
+        self.ticker = Some(self.program.run()?);
+        Ok(())
+    }
+
+    /// Puts another input on air (counted from 0) with its next picture, which is a keyframe. All
+    /// inputs run all the time. One that is away shows its slate.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoSuchInput`].
+    pub fn select(&self, input: usize) -> Result<(), EncoderError> {
+        match self.program.select(input) {
+            true => Ok(()),
+            false => Err(EncoderError::NoSuchInput { input, inputs: self.program.status().len() }),
+        }
+    }
+
+    /// The inputs, in the order of the settings, and how they stand.
+    pub fn inputs(&self) -> Vec<InputStatus> {
+        self.program.status()
+    }
+
+    /// How loud the sound on air is.
+    pub fn levels(&self) -> Levels {
+        self.program.levels()
     }
 
     /// What the bond carries now, in bits per second of all tracks together; 0: nothing, and the show goes
@@ -140,34 +192,22 @@ impl Encoder {
     pub fn stop(self) {
         drop(self);
     }
-
-    fn set_state(&self, state: gst::State) -> Result<(), EncoderError> {
-        if self.pipeline.set_state(state).is_ok() {
-            return Ok(());
-        }
-        // The message on the bus says why.
-        Err(match self.shared.events.wait_ready(Duration::ZERO) {
-            Some(Err(error)) => error,
-            _ => EncoderError::Pipeline {
-                element: "pipeline".into(),
-                message: format!("it does not go to the state {state:?}"),
-            },
-        })
-    }
 }
 
 impl Drop for Encoder {
     fn drop(&mut self) {
-        let (pipeline, worker) = (self.pipeline.clone(), self.worker.take());
+        // All at once, because each may take its time.
+        self.supervisors.iter().for_each(Supervisor::stop);
+        let deadline = Instant::now() + STOP_LIMIT;
+        for supervisor in self.supervisors.drain(..) {
+            if !supervisor.join(deadline.saturating_duration_since(Instant::now())) {
+                tracing::error!("a source does not close: it is left to itself");
+            }
+        }
+        drop(self.ticker.take());
         let encoders = self.encoders.clone();
         let (done, stopped) = mpsc::sync_channel(1);
         let stop = move || {
-            // The worker may wait for the pipeline to take a frame, so the pipeline goes first.
-            worker.iter().for_each(Worker::stop);
-            if pipeline.set_state(gst::State::Null).is_err() {
-                tracing::warn!("the pipeline did not stop cleanly");
-            }
-            drop(worker);
             encoders.stop();
             let _ = done.try_send(());
         };
@@ -183,25 +223,18 @@ impl Drop for Encoder {
     }
 }
 
-/// Turns the messages of the pipeline into events. All are handled at once in the thread that
-/// posts them, so that none wait on the bus.
-fn listen(pipeline: &gst::Pipeline, capture: &Capture, events: &Arc<Events>) {
-    let Some(bus) = pipeline.bus() else { return };
-    let (explain, events) = (capture.explain.clone(), events.clone());
-    bus.set_sync_handler(move |_, message| {
-        match message.view() {
-            gst::MessageView::Error(error) => {
-                let element = message.src().map_or_else(|| "pipeline".into(), |src| src.name());
-                events.fail(explain(&element, describe(error)));
-            }
-            gst::MessageView::Warning(warning) => {
-                tracing::warn!(message = %warning.error(), "GStreamer");
-            }
-            gst::MessageView::Eos(_) => events.end_of_stream(),
-            _ => {}
-        }
-        gst::BusSyncReply::Drop
-    });
+impl RawSink for Arc<Encoders> {
+    fn picture(&self, buffer: gst::Buffer) {
+        Encoders::picture(self, buffer);
+    }
+
+    fn sound(&self, buffer: gst::Buffer) {
+        Encoders::sound(self, buffer);
+    }
+
+    fn cut(&self) {
+        self.request_keyframe();
+    }
 }
 
 #[cfg(test)]

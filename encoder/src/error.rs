@@ -98,6 +98,64 @@ pub enum EncoderError {
         /// GStreamer's words.
         message: String,
     },
+    /// The microphone does not deliver.
+    #[error(
+        "the microphone {device} does not work: {message}; `roadie devices` lists those that are there, and `--audio-input none` does without"
+    )]
+    MicrophoneFailed {
+        /// As it is written.
+        device: String,
+        /// What GStreamer said.
+        message: String,
+    },
+    /// The screen cannot be captured.
+    #[error(
+        "the screen {display} cannot be captured: {message}; run this in an X11 session, or name its display, such as `screen:0`"
+    )]
+    ScreenFailed {
+        /// The display.
+        display: String,
+        /// Why.
+        message: String,
+    },
+    /// A stream from the network does not come, or breaks.
+    #[error("the stream {input} failed: {message}; check the address and that the sender is on")]
+    StreamFailed {
+        /// The input as a person writes it.
+        input: String,
+        /// GStreamer's words.
+        message: String,
+    },
+    /// Something comes from the network, but no picture.
+    #[error(
+        "the stream {input} carries no picture that can be decoded: nothing within {seconds} s; check the sender's video and that it sends a keyframe every second or two"
+    )]
+    NoVideoInStream {
+        /// The input as a person writes it.
+        input: String,
+        /// How long a picture was waited for.
+        seconds: u64,
+    },
+    /// A source that gave something does not any more.
+    #[error("{input} has stopped; it is on air again when it comes back")]
+    Stopped {
+        /// The source as a person writes it.
+        input: String,
+    },
+    /// The clock of a stream jumped, as it does when its sender is started again.
+    #[error("{input} was started again by its sender")]
+    ClockJumped {
+        /// The input as a person writes it.
+        input: String,
+    },
+    /// There is no input of this number.
+    #[error("there is no input {input}: this show has {inputs}, counted from 0")]
+    NoSuchInput {
+        /// As asked for.
+        input: usize,
+        /// How many there are.
+        inputs: usize,
+    },
     /// Everything started, but nothing came out in time.
     #[error("the input {input} gave no {what} within {seconds} s; check that it works in another program")]
     NoFrames {

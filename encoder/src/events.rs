@@ -44,7 +44,10 @@ impl Events {
     pub(crate) fn fail(&self, error: EncoderError) {
         let mut state = self.lock();
         if !std::mem::replace(&mut state.failed, true) {
-            tracing::error!(%error, "the encoder failed");
+            // While it starts, the owner gets it as the result.
+            if state.ready {
+                tracing::error!(%error, "the encoder failed");
+            }
             state.queue.push_back(EncoderEvent::Failed(error));
         }
         drop(state);

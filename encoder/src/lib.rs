@@ -21,6 +21,7 @@
 //! # Ok::<(), encoder::EncoderError>(())
 //! ```
 
+pub mod devices;
 pub mod record;
 pub mod tap;
 
@@ -32,15 +33,22 @@ mod encoder;
 mod error;
 mod events;
 mod input;
+mod levels;
 mod output;
+mod program;
 mod settings;
 mod shared;
 mod sink;
+mod stream;
+mod supervise;
 
 pub use crate::encode::{VideoEncoder, video_encoders};
 pub use crate::encoder::{Counters, Encoder, EncoderEvent};
 pub use error::EncoderError;
-pub use input::{Input, InputError};
+pub use input::{Input, InputError, Microphone};
+pub use levels::Levels;
+pub use program::{InputStatus, SourceState};
 pub use settings::{AudioSettings, Settings, VideoSettings};
 pub(crate) use sink::rendition_track;
 pub use sink::{AUDIO_TRACK, FrameSink, MASTER_TRACK, Now, VIDEO_TRACK};
+pub use stream::{Stream, Transport};

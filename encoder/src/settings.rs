@@ -3,20 +3,25 @@
 use std::time::Duration;
 
 use crate::encode::Shape;
-use crate::{EncoderError, Input};
+use crate::{EncoderError, Input, Microphone};
 
 /// Bit rate range of the video encoder. Below it the picture is of no use; x264 takes kilobits.
 pub(crate) const VIDEO_BITRATE: std::ops::RangeInclusive<u32> = 50_000..=100_000_000;
+/// Each input costs the processor its decoding, and the memory a picture or two.
+const MAX_INPUTS: usize = 16;
 /// Each takes a part of the processor, and of the uplinks.
 const MAX_RENDITIONS: usize = 4;
 /// Bit rate range of Opus (RFC 6716, section 2.1.1: 6 to 510 kb/s).
 const AUDIO_BITRATE: std::ops::RangeInclusive<u32> = 6_000..=510_000;
 
 /// What to capture and how to encode it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where pictures and sound come from.
-    pub input: Input,
+    /// Where pictures and sound come from, at least one. The first is on air at the start; all of them
+    /// run, see [`crate::Encoder::select`].
+    pub inputs: Vec<Input>,
+    /// The sound of cameras and screens.
+    pub microphone: Microphone,
     /// The main video track.
     pub video: VideoSettings,
     /// Smaller renditions of the same pictures, largest first. Their frame rate and groups are those of the
@@ -52,6 +57,21 @@ pub struct AudioSettings {
     pub bitrate: u32,
 }
 
+impl Default for Settings {
+    /// The test picture at 720p30.
+    fn default() -> Self {
+        Settings {
+            inputs: vec![Input::default()],
+            microphone: Microphone::default(),
+            video: VideoSettings::default(),
+            renditions: Vec::new(),
+            master_bitrate: None,
+            encoder: None,
+            audio: AudioSettings::default(),
+        }
+    }
+}
+
 impl Default for VideoSettings {
     fn default() -> Self {
         VideoSettings { width: 1280, height: 720, fps: 30, bitrate: 2_500_000, gop: Duration::from_secs(1) }
@@ -72,6 +92,9 @@ impl Settings {
     pub fn check(&self) -> Result<(), EncoderError> {
         let VideoSettings { fps, gop, .. } = self.video;
         let invalid = |what: String| Err(EncoderError::InvalidSettings { what });
+        if !(1..=MAX_INPUTS).contains(&self.inputs.len()) {
+            return invalid(format!("{} inputs; use 1 to {MAX_INPUTS}", self.inputs.len()));
+        }
         if !(1..=120).contains(&fps) {
             return invalid(format!("{fps} frames per second; use 1 to 120"));
         }
@@ -155,6 +178,8 @@ mod tests {
         assert!(video(|v| v.gop = Duration::ZERO).is_err());
         let audio = AudioSettings { bitrate: 1_000_000 };
         assert!(Settings { audio, ..Settings::default() }.check().is_err());
+        assert!(Settings { inputs: Vec::new(), ..Settings::default() }.check().is_err());
+        assert!(Settings { inputs: vec![Input::Test; 17], ..Settings::default() }.check().is_err());
     }
 
     #[test]

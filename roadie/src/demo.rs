@@ -163,7 +163,7 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
         fingerprint: Some(relay.fingerprint.clone()),
     };
     let show = Show::start(show::Settings {
-        encoder: encoder::Settings { input, ..encoder::Settings::default() },
+        encoder: encoder::Settings { inputs: vec![input], ..encoder::Settings::default() },
         record,
         venue: venue::Settings {
             edge,

@@ -3,6 +3,7 @@
 
 pub mod cut;
 pub mod demo;
+pub mod devices;
 pub mod edge_api;
 pub mod edge_process;
 pub mod emulator;

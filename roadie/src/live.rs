@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use encoder::{EncoderEvent, Input};
+use encoder::{EncoderEvent, Input, Microphone};
 use relay::uplink::{EdgeAddress, Plan};
 use relay::{control, settings, venue};
 use serde::Deserialize;
@@ -38,9 +38,17 @@ pub struct Raw {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// What to show: `camera`, `camera:/dev/video1`, `file:CLIP.mp4` (looped) or `test` (a moving pattern)
+    /// What to show: `camera`, `camera:/dev/video1`, `screen`, `file:CLIP.mp4` (looped), `file-once:CLIP.mp4`
+    /// (its end ends the show), `test` (a moving pattern), or a stream: `srt://HOST:PORT` (we call),
+    /// `srt://:PORT` (we are called), `rtsp://HOST/PATH`, `rtmp://HOST/APP/NAME` or `udp://:PORT` (MPEG-TS).
+    /// Repeat it for each input that you want to cut to; the first is on air at the start. `roadie devices`
+    /// lists what is there
     #[arg(long, value_name = "INPUT")]
-    pub input: Option<String>,
+    pub input: Vec<String>,
+
+    /// The sound of cameras and screens: `default`, `none`, `alsa:hw:1,0` or `pulse:NAME` [default: default]
+    #[arg(long, value_name = "MICROPHONE")]
+    pub audio_input: Option<String>,
 
     /// The edge relay and the name of the show, such as https://edge.example:4443/tour/london
     #[arg(long, value_name = "URL")]
@@ -119,10 +127,13 @@ impl Raw {
             Some(path) => settings::read_toml::<Raw>(path)?,
             None => Raw::default(),
         };
-        let input = self
-            .input
-            .or(file.input)
-            .context("what shall be shown? Give --input camera, or file:PATH, or test")?;
+        let inputs = pick(self.input, file.input);
+        if inputs.is_empty() {
+            bail!("what shall be shown? Give --input camera, or file:PATH, or test");
+        }
+        let inputs = inputs.iter().map(|input| input.parse::<Input>()).collect::<Result<Vec<_>, _>>()?;
+        let microphone = self.audio_input.or(file.audio_input);
+        let microphone = microphone.map(|text| text.parse::<Microphone>()).transpose()?.unwrap_or_default();
         let edge = self.edge.or(file.edge).context("where to? Give --edge https://HOST:PORT/NAME")?;
         let fingerprint = self.edge_fingerprint.or(file.edge_fingerprint);
         let (edge, broadcast) = parse_edge(&edge, fingerprint)?;
@@ -132,8 +143,7 @@ impl Raw {
         if let Some(error) = encoder::record::check_dirs(&record).into_iter().next() {
             return Err(error.into());
         }
-        let mut encoder =
-            encoder::Settings { input: input.parse::<Input>()?, ..encoder::Settings::default() };
+        let mut encoder = encoder::Settings { inputs, microphone, ..encoder::Settings::default() };
         if let Some(bitrate) = self.bitrate.or(file.bitrate) {
             encoder.video.bitrate = parse_bitrate(&bitrate).context("--bitrate")?;
         }

@@ -1,4 +1,4 @@
-//! A camera with the machine's microphone.
+//! A camera.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,8 +7,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::Capture;
-use crate::elements::{add, caps_filter, chain, describe, link, make};
-use crate::encode::{raw_audio_caps, raw_video_caps};
+use super::chain::{between, fit_pictures};
+use crate::elements::{add, caps_filter, make, opens};
+use crate::program::place::Stamps;
 use crate::{EncoderError, VideoSettings};
 
 /// Where the kernel lists cameras.
@@ -23,19 +24,14 @@ pub(super) fn open(
     // At once, so that an error below closes the device with the pipeline.
     add(pipeline, &[&source])?;
     tracing::info!(device, %caps, "camera");
-    let video = pictures(pipeline, &source, caps, settings)?;
-
-    let microphone = microphone()?;
-    add(pipeline, &[&microphone])?;
-    let convert = vec![make("audioconvert", &[])?, make("audioresample", &[])?];
-    let audio = after(pipeline, &microphone, convert, caps_filter(&raw_audio_caps())?)?;
+    let pictures = pictures(pipeline, &source, caps, settings)?;
 
     let name = source.name().to_string();
     let explain = Arc::new(move |element: &str, message: String| match element == name {
         true => EncoderError::CameraFailed { device: device.clone(), message },
         false => EncoderError::Pipeline { element: element.to_owned(), message },
     });
-    Ok(Capture { video, audio, explain, marked: false, feed: None })
+    Ok(Capture { pictures: Some(pictures), sound: None, stamps: Stamps::Ours, explain, feed: None })
 }
 
 /// Makes the encoder's raw pictures of what a camera gives in the mode `caps`. Gives back the last
@@ -47,30 +43,12 @@ fn pictures(
     settings: &VideoSettings,
 ) -> Result<gst::Element, EncoderError> {
     let compressed = caps.structure(0).is_some_and(|structure| structure.name() == "image/jpeg");
-    let mut video = vec![caps_filter(&caps)?];
-    if compressed {
-        video.push(make("jpegdec", &[])?);
+    let (head, last) = fit_pictures(pipeline, settings)?;
+    let mode = caps_filter(&caps)?;
+    match compressed {
+        true => between(pipeline, source, &[&mode, &make("jpegdec", &[])?], &head)?,
+        false => between(pipeline, source, &[&mode], &head)?,
     }
-    // Only drops: to repeat frames it would have to hold each one back until the next has come.
-    video.push(make("videorate", &[("drop-only", "true")])?);
-    video.push(make("videoscale", &[("add-borders", "true")])?);
-    video.push(make("videoconvert", &[])?);
-    let mut caps = raw_video_caps(settings.shape());
-    let ceiling = gst::Fraction::new(settings.fps as i32, 1);
-    caps.make_mut().set("framerate", gst::FractionRange::new(gst::Fraction::new(1, 1), ceiling));
-    after(pipeline, source, video, caps_filter(&caps)?)
-}
-
-/// Adds and links elements after a source that the pipeline has already. Gives back the last one.
-fn after(
-    pipeline: &gst::Pipeline,
-    source: &gst::Element,
-    middle: Vec<gst::Element>,
-    last: gst::Element,
-) -> Result<gst::Element, EncoderError> {
-    let rest: Vec<_> = middle.iter().chain([&last]).collect();
-    chain(pipeline, &rest)?;
-    link(&[source, rest[0]])?;
     Ok(last)
 }
 
@@ -79,7 +57,7 @@ fn find(
     wanted: Option<&str>,
     settings: &VideoSettings,
 ) -> Result<(String, gst::Element, gst::Caps), EncoderError> {
-    let present = devices(Path::new(DEVICES));
+    let present = devices();
     if let Some(device) = wanted {
         if !Path::new(device).exists() {
             return Err(EncoderError::CameraNotFound { device: device.to_owned(), found: found(&present) });
@@ -113,39 +91,6 @@ fn try_camera(device: &str, settings: &VideoSettings) -> Result<(gst::Element, g
             Err(failed("it gives no pictures that can be used".into()))
         }
     }
-}
-
-/// The default microphone, or silence where none works.
-fn microphone() -> Result<gst::Element, EncoderError> {
-    for name in ["pulsesrc", "alsasrc"] {
-        // The buffer of the sound card is the latency of the sound, in microseconds.
-        let properties = [("provide-clock", "false"), ("latency-time", "10000"), ("buffer-time", "100000")];
-        let Ok(source) = make(name, &properties) else { continue };
-        match opens(&source) {
-            Ok(()) => return Ok(source),
-            Err(reason) => tracing::debug!(name, reason, "no microphone here"),
-        }
-    }
-    tracing::warn!("no microphone works: silence is sent");
-    make("audiotestsrc", &[("is-live", "true"), ("wave", "silence"), ("samplesperbuffer", "480")])
-}
-
-/// Whether a source opens its device; if not, why. It stays open.
-fn opens(source: &gst::Element) -> Result<(), String> {
-    // A bus of its own, because the source is in no pipeline yet.
-    let bus = gst::Bus::new();
-    source.set_bus(Some(&bus));
-    let result = source.set_state(gst::State::Ready);
-    let message = bus.pop_filtered(&[gst::MessageType::Error]);
-    source.set_bus(None);
-    if result.is_ok() {
-        return Ok(());
-    }
-    let _ = source.set_state(gst::State::Null);
-    Err(match message.as_ref().map(|message| message.view()) {
-        Some(gst::MessageView::Error(error)) => describe(error),
-        _ => "it cannot be opened".into(),
-    })
 }
 
 /// The best of a camera's modes, with everything fixed: at least the wanted size and rate if it can,
@@ -183,7 +128,11 @@ fn choose(modes: &gst::CapsRef, settings: &VideoSettings) -> Option<gst::Caps> {
 }
 
 /// The cameras of this machine, lowest number first.
-fn devices(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn devices() -> Vec<PathBuf> {
+    devices_in(Path::new(DEVICES))
+}
+
+fn devices_in(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
     let mut found: Vec<_> =
@@ -203,6 +152,7 @@ fn found(present: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::elements::{chain, link};
 
     fn chosen(modes: &str) -> (String, i32, i32, gst::Fraction) {
         gst::init().expect("GStreamer");
@@ -279,7 +229,7 @@ mod tests {
             std::fs::write(dir.path().join(name), b"").expect("a file");
         }
         let names: Vec<_> =
-            devices(dir.path()).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+            devices_in(dir.path()).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["video2", "video10"]);
         assert!(found(&[]).contains("no camera is connected"));
     }

@@ -9,6 +9,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
+use super::chain::plug;
 use crate::elements::{caps_filter, chain, describe, make};
 use crate::encode::{raw_audio_caps, raw_video_caps};
 use crate::{EncoderError, VideoSettings};
@@ -181,8 +182,7 @@ fn video_chain(
     let scale = make("videoscale", &[("add-borders", "true")])?;
     let convert = make("videoconvert", &[])?;
     let rate = make("videorate", &[])?;
-    let mut caps = raw_video_caps(settings.shape());
-    caps.make_mut().set("framerate", gst::Fraction::new(settings.fps as i32, 1));
+    let caps = raw_video_caps(settings.shape());
     let sink =
         gst_app::AppSink::builder().caps(&caps).sync(false).async_(false).max_buffers(READY_PICTURES).build();
     chain(pipeline, &[&scale, &convert, &rate, sink.upcast_ref()])?;
@@ -198,20 +198,6 @@ fn audio_chain(pipeline: &gst::Pipeline) -> Result<(gst::Element, gst_app::AppSi
     let sink = gst_app::AppSink::builder().sync(false).async_(false).max_buffers(READY_SOUND).build();
     chain(pipeline, &[&convert, &resample, &filter, &rate, sink.upcast_ref()])?;
     Ok((convert, sink))
-}
-
-/// Links a decoded stream to its chain; a second one of a kind stays unlinked and is not decoded.
-fn plug(pad: &gst::Pad, heads: &[(&str, gst::Element)]) {
-    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-    let Some(kind) = caps.structure(0).map(|structure| structure.name().to_string()) else { return };
-    for (name, head) in heads {
-        let Some(sink) = head.static_pad("sink").filter(|sink| kind == *name && !sink.is_linked()) else {
-            continue;
-        };
-        if let Err(error) = pad.link(&sink) {
-            tracing::warn!(%error, %kind, "a stream of the file does not fit");
-        }
-    }
 }
 
 /// Whether a stream reaches this chain.

@@ -1,4 +1,4 @@
-//! A media file as a live source: looped without a break, in real time.
+//! A media file as a live source: in real time, looped without a break or once.
 //!
 //! A thread takes decoded frames from the [`Clip`], gives them their place in one endless timeline
 //! and hands them to the encoder's pipeline, which lets them through when their time has come.
@@ -15,10 +15,10 @@ use gstreamer_app as gst_app;
 
 use super::clip::{Clip, Pulled};
 use super::timeline::{Next, Shift, Slot, Timeline};
-use super::{Capture, explain_plainly};
+use super::{Capture, Told, Watch, explain_plainly};
 use crate::elements::{chain, make};
 use crate::encode::{raw_audio_caps, raw_video_caps};
-use crate::events::Events;
+use crate::program::place::Stamps;
 use crate::{EncoderError, VideoSettings};
 
 /// Decoded media ready ahead of its time. It covers the seek at the end of the file, and costs
@@ -34,18 +34,31 @@ const SILENCE_SAMPLES: u64 = 960;
 /// 16 bits, two channels.
 const BYTES_PER_SAMPLE: u64 = 4;
 
+/// How often a file is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    Forever,
+    Once,
+}
+
 pub(super) fn open(
     pipeline: &gst::Pipeline,
     path: &Path,
     settings: &VideoSettings,
+    repeat: Repeat,
 ) -> Result<Capture, EncoderError> {
     let clip = Clip::open(path, settings)?;
-    let mut caps = raw_video_caps(settings.shape());
-    caps.make_mut().set("framerate", gst::Fraction::new(settings.fps as i32, 1));
+    let caps = raw_video_caps(settings.shape());
     let (video_source, video) = paced(pipeline, &caps)?;
     let (audio_source, audio) = paced(pipeline, &raw_audio_caps())?;
-    let feed = Feed { clip, video: video_source, audio: audio_source, fps: settings.fps };
-    Ok(Capture { video, audio, explain: explain_plainly(), marked: false, feed: Some(feed) })
+    let feed = Feed { clip, video: video_source, audio: audio_source, fps: settings.fps, repeat };
+    Ok(Capture {
+        pictures: Some(video),
+        sound: Some(audio),
+        stamps: Stamps::Ours,
+        explain: explain_plainly(),
+        feed: Some(feed),
+    })
 }
 
 /// An entry into the pipeline that takes [`AHEAD`] and lets it through in real time.
@@ -72,6 +85,7 @@ pub(crate) struct Feed {
     video: gst_app::AppSrc,
     audio: gst_app::AppSrc,
     fps: u32,
+    repeat: Repeat,
 }
 
 /// The thread that feeds the pipeline.
@@ -82,18 +96,18 @@ pub(crate) struct Worker {
 
 impl Feed {
     /// Starts to feed `pipeline`, which plays by now.
-    pub(super) fn run(self, pipeline: &gst::Pipeline, events: &Arc<Events>) -> Result<Worker, EncoderError> {
+    pub(super) fn run(self, pipeline: &gst::Pipeline, watch: &Arc<Watch>) -> Result<Worker, EncoderError> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, events) = (stop.clone(), events.clone());
+        let (stopped, watch) = (stop.clone(), watch.clone());
         let clock = gst::SystemClock::obtain();
         let base = pipeline.base_time().unwrap_or_default();
         let run = move || {
             let now = || clock.time().saturating_sub(base);
             let timeline = Timeline::new(self.fps);
             let mut run = Run { feed: &self, timeline, shift: Shift::default(), stopped: &stopped, now };
-            match run.forever() {
-                Ok(Stopped) => {}
-                Err(error) => events.fail(error),
+            match run.play() {
+                Ok(()) => {}
+                Err(error) => watch.tell(Told::Failed(error)),
             }
         };
         let thread = std::thread::Builder::new().name("file".into()).spawn(run);
@@ -121,9 +135,6 @@ impl Drop for Worker {
     }
 }
 
-/// The owner wants no more.
-struct Stopped;
-
 /// What ends a step early.
 enum Break {
     Stopped,
@@ -140,11 +151,19 @@ struct Run<'a, N> {
 }
 
 impl<N: Fn() -> gst::ClockTime> Run<'_, N> {
-    fn forever(&mut self) -> Result<Stopped, EncoderError> {
+    /// Plays until it is stopped, or to the end of a file that is played once.
+    fn play(&mut self) -> Result<(), EncoderError> {
         loop {
             match self.once() {
+                Ok(()) if self.feed.repeat == Repeat::Once => {
+                    // The pipeline tells when the last frame's time has come. One that stops takes
+                    // no end, and needs none.
+                    let _ = self.feed.video.end_of_stream();
+                    let _ = self.feed.audio.end_of_stream();
+                    return Ok(());
+                }
                 Ok(()) => self.feed.clip.rewind()?,
-                Err(Break::Stopped) => return Ok(Stopped),
+                Err(Break::Stopped) => return Ok(()),
                 Err(Break::Failed(error)) => return Err(error),
             }
         }

@@ -48,7 +48,7 @@ pub fn clock() -> Now {
 
 /// Small, so that several run at once.
 pub fn settings(input: Input) -> Settings {
-    let mut settings = Settings { input, ..Settings::default() };
+    let mut settings = Settings { inputs: vec![input], ..Settings::default() };
     (settings.video.width, settings.video.height, settings.video.bitrate) = (640, 360, 800_000);
     settings
 }

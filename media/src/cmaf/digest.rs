@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::Fragment;
 use super::fragment::Stamp;
 use crate::h264::{NalType, to_length_prefixed};
-use crate::{Frame, TrackConfig, TrackId};
+use crate::{Frame, TrackConfig};
 
 /// The first half of a SHA-256 over the frames of a group, in order: of each its stamp (as in the table in
 /// [`crate::cmaf`]), the length of its payload (u32, big endian) and its payload as it lies in `mdat`.
@@ -108,6 +108,7 @@ mod tests {
     use super::super::samples::{SETS, picture, show, sound, tracks};
     use super::super::{Item, Reader, Writer};
     use super::*;
+    use crate::TrackId;
     use crate::h264::ParameterSets;
 
     fn of(frames: &[Frame]) -> Digest {
@@ -136,7 +137,8 @@ mod tests {
                 read[usize::from(fragment.id.track.0)].fragment(&fragment);
             }
         }
-        let made = |track| frames.iter().filter(|f| f.id.track == TrackId(track)).cloned().collect::<Vec<_>>();
+        let made =
+            |track| frames.iter().filter(|f| f.id.track == TrackId(track)).cloned().collect::<Vec<_>>();
         assert_eq!(read.each_ref().map(GroupDigest::frames), [5, 5]);
         assert_eq!(read[0].finish(), of(&made(0)));
         assert_eq!(read[1].finish(), of(&made(1)));

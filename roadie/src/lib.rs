@@ -6,6 +6,7 @@ pub mod demo;
 pub mod edge_api;
 pub mod emulator;
 pub mod live;
+pub mod recordings;
 pub mod report;
 pub mod show;
 pub mod terminal;

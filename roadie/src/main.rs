@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use roadie::{demo, live};
+use roadie::{demo, live, recordings};
 use tracing_subscriber::EnvFilter;
 
 /// Live video from a laptop to a watch party, over every uplink at once, recorded on the way.
@@ -18,6 +18,7 @@ struct Cli {
 enum Command {
     Live(Box<live::Raw>),
     Demo(Box<demo::Raw>),
+    Recordings(recordings::Raw),
 }
 
 #[tokio::main]
@@ -36,6 +37,7 @@ async fn main() {
             Err(error) => Err(error),
         },
         Command::Demo(raw) => demo::run(*raw).await,
+        Command::Recordings(raw) => recordings::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie: {}", relay::settings::explain(&error));

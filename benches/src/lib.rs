@@ -3,3 +3,4 @@
 pub mod bond;
 pub mod cpu;
 pub mod latency;
+pub mod record;

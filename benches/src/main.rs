@@ -1,5 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
+use benches::record::{kill, long};
 use benches::{bond, cpu, latency};
 use clap::{Parser, Subcommand};
 
@@ -16,6 +17,8 @@ enum Command {
     Bond(Box<bond::Raw>),
     BondCpu(cpu::Raw),
     Latency(latency::Raw),
+    RecordKill(kill::Raw),
+    RecordLong(long::Raw),
 }
 
 fn main() {
@@ -23,6 +26,8 @@ fn main() {
         Command::Bond(raw) => bond::run(*raw),
         Command::BondCpu(raw) => cpu::run(raw),
         Command::Latency(raw) => latency::run(raw),
+        Command::RecordKill(raw) => kill::run(raw),
+        Command::RecordLong(raw) => long::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie-bench: {error:#}");

@@ -1,6 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
-use benches::record::{kill, long};
+use benches::record::{disk, kill, long, power};
 use benches::{bond, cpu, latency};
 use clap::{Parser, Subcommand};
 
@@ -17,8 +17,10 @@ enum Command {
     Bond(Box<bond::Raw>),
     BondCpu(cpu::Raw),
     Latency(latency::Raw),
+    RecordDisk(disk::Raw),
     RecordKill(kill::Raw),
     RecordLong(long::Raw),
+    RecordPower(power::Raw),
 }
 
 fn main() {
@@ -26,8 +28,10 @@ fn main() {
         Command::Bond(raw) => bond::run(*raw),
         Command::BondCpu(raw) => cpu::run(raw),
         Command::Latency(raw) => latency::run(raw),
+        Command::RecordDisk(raw) => disk::run(raw),
         Command::RecordKill(raw) => kill::run(raw),
         Command::RecordLong(raw) => long::run(raw),
+        Command::RecordPower(raw) => power::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie-bench: {error:#}");

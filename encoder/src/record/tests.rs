@@ -4,13 +4,15 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::sync::{Condvar, Mutex};
 
 use bytes::Bytes;
-use media::cmaf::{Item, Reader};
+use media::cmaf::{GroupDigest, Index, Item, Reader};
 use media::{AudioConfig, FrameId, Time, TrackId, VideoConfig};
 
 use super::disk::Output;
+use super::space::Space;
 use super::*;
 
 const VIDEO: TrackId = TrackId(0);
@@ -21,7 +23,7 @@ const GROUP: u32 = 10;
 /// Parameter sets of 1280x720 as x264 makes them, with start codes.
 const SETS: &[u8] = b"\0\0\0\x01\x67\x42\xc0\x1f\xd9\0\x50\x05\xbb\x01\x10\0\0\x03\0\x10\0\0\x03\x03\xc0\xf1\x83\x24\x80\0\0\0\x01\x68\xcb\x83\xcb\x20";
 
-fn tracks() -> Vec<Track> {
+pub fn tracks() -> Vec<Track> {
     let video = VideoConfig {
         codec: "avc3.42c01f".into(),
         width: 1280,
@@ -37,7 +39,7 @@ fn tracks() -> Vec<Track> {
 }
 
 /// Picture number `n` of ten a second, in groups of one second.
-fn picture(n: u32) -> Frame {
+pub fn picture(n: u32) -> Frame {
     let (group, frame) = (u64::from(n / GROUP), n % GROUP);
     let mut data = if frame == 0 { SETS.to_vec() } else { Vec::new() };
     data.extend([0, 0, 0, 1, if frame == 0 { 0x65 } else { 0x41 }, n as u8 | 1]);
@@ -47,7 +49,7 @@ fn picture(n: u32) -> Frame {
 }
 
 /// A packet captured so many milliseconds after (or before) the first picture.
-fn sound(millis: i64) -> Frame {
+pub fn sound(millis: i64) -> Frame {
     let id = FrameId { track: AUDIO, group: 7, frame: 0 };
     let capture_time = ZERO.offset_by(millis * 1000);
     Frame { id, capture_time, keyframe: true, data: Bytes::from_static(&[0xfc, 1, 2]) }
@@ -91,6 +93,8 @@ struct Inner {
     blocked: bool,
     cannot_create: bool,
     removed: bool,
+    indexes: Vec<(PathBuf, Vec<u8>)>,
+    space: Option<Space>,
 }
 
 impl TestDisk {
@@ -121,8 +125,48 @@ impl Disk for TestDisk {
         })
     }
 
+    fn create_index(&self, recording: &Path) -> io::Result<Arc<dyn Output>> {
+        let number = self.change(|inner| {
+            inner.indexes.push((sidecar_path(recording), Vec::new()));
+            inner.indexes.len() - 1
+        });
+        Ok(Arc::new(TestIndex { disk: self.clone(), number }))
+    }
+
     fn discard(&self, path: &Path) {
         self.change(|inner| inner.files.retain(|(found, _)| found != path));
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.change(|inner| inner.space.ok_or_else(|| ErrorKind::NotFound.into()))
+    }
+}
+
+struct TestIndex {
+    disk: TestDisk,
+    number: usize,
+}
+
+impl Output for TestIndex {
+    fn append(&self, data: &[u8]) -> io::Result<()> {
+        self.disk.change(|inner| inner.indexes[self.number].1.extend_from_slice(data));
+        Ok(())
+    }
+
+    fn replace(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        unreachable!("an index only grows")
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        unreachable!("an index only grows")
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        Ok(false)
     }
 }
 
@@ -386,4 +430,233 @@ fn a_directory_taken_away_and_put_back() {
     let status = recorder.finish();
     assert_eq!(status.state, RecordState::Recording);
     assert_eq!(read(&fs::read(status.path).unwrap()).0, [picture(40)]);
+}
+
+/// The index of a file on the test disk.
+fn index(disk: &TestDisk, number: usize) -> Index {
+    Index::parse(&disk.change(|inner| inner.indexes[number].1.clone())).unwrap()
+}
+
+/// The numbers of the groups of the pictures.
+fn groups(index: &Index) -> Vec<(u64, u32)> {
+    let video = index.groups.iter().filter(|entry| entry.track == VIDEO);
+    video.map(|entry| (entry.group, entry.frames)).collect()
+}
+
+#[test]
+fn the_index_lists_the_groups_that_are_whole_and_what_they_were() {
+    let disk = TestDisk::default();
+    let recorder = disk.start();
+    for n in 0..25 {
+        recorder.write(&picture(n));
+    }
+    // The first two are whole, and listed while the show goes on.
+    until(&recorder, |status| status.frames == 25);
+    assert_eq!(groups(&index(&disk, 0)), [(0, 10), (1, 10)]);
+    let live = recorder.groups();
+    assert_eq!(live.from(0).len(), 2);
+    recorder.finish();
+    let index = index(&disk, 0);
+    assert_eq!(groups(&index), [(0, 10), (1, 10), (2, 5)]);
+    assert_eq!(live.from(2)[0].1, index.groups[2]);
+    let mut digest = GroupDigest::new();
+    (10..20).for_each(|n| digest.frame(&tracks()[0].config, &picture(n)));
+    assert_eq!(index.groups[1].digest, digest.finish(), "what was encoded");
+    let file = &disk.files()[0].1;
+    let Range { start, end } = index.groups[1].range.clone();
+    let (found, _) =
+        read(&[&file[..index.groups[0].range.start as usize], &file[start as usize..end as usize]].concat());
+    assert_eq!(found, (10..20).map(picture).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_group_that_this_copy_has_not_whole_is_not_listed() {
+    let disk = TestDisk::default();
+    // The head, five pictures, a full disk; the next file begins at 2 s.
+    disk.change(|inner| inner.acts.extend([Act::Write; 6].into_iter().chain([Act::Full])));
+    let recorder = disk.start();
+    for n in 0..40 {
+        recorder.write(&picture(n));
+    }
+    recorder.finish();
+    assert_eq!(groups(&index(&disk, 0)), []);
+    assert_eq!(groups(&index(&disk, 1)), [(2, 10), (3, 10)]);
+}
+
+#[test]
+fn a_nearly_full_disk_ends_the_copy_in_time_and_goes_on_later() {
+    let disk = TestDisk::default();
+    let space = |free| Some(Space { free, total: 64_000_000_000 });
+    disk.change(|inner| inner.space = space(1_000_000_000));
+    let recorder = disk.start();
+    for n in 0..15 {
+        recorder.write(&picture(n));
+    }
+    let status = until(&recorder, |status| status.frames == 15);
+    assert_eq!((status.state, status.free_bytes), (RecordState::Recording, Some(1_000_000_000)));
+    disk.change(|inner| inner.space = space(150_000_000));
+    until(&recorder, |status| status.free_bytes == Some(150_000_000));
+    recorder.write(&picture(15));
+    let status = until(&recorder, failed);
+    assert!(
+        matches!(&status.state, RecordState::Failed { reason } if reason.contains("150 MB left")),
+        "{status:?}"
+    );
+    assert!(status.warning.is_some_and(|warning| warning.contains("nearly full")));
+    // It was ended properly, as a plain MP4 file; the group that went on is not whole.
+    let file = disk.files()[0].1.clone();
+    assert_eq!(read(&file), ((0..15).map(picture).collect(), 0));
+    assert!(file.windows(8).any(|bytes| bytes == b"\0\0\0\x01mdat"));
+    assert_eq!(groups(&index(&disk, 0)), [(0, 10)]);
+
+    disk.change(|inner| inner.space = space(350_000_000));
+    until(&recorder, |status| status.free_bytes == Some(350_000_000));
+    recorder.write(&picture(30));
+    until(&recorder, |status| status.dropped == 2);
+    assert!(failed(&recorder.status()), "a little space is soon gone again");
+    disk.change(|inner| inner.space = space(900_000_000));
+    until(&recorder, |status| status.free_bytes == Some(900_000_000));
+    recorder.write(&picture(50));
+    let status = recorder.finish();
+    assert_eq!((status.state, status.parts.len()), (RecordState::Recording, 2));
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_told_before_anything_is_lost() {
+    let disk = TestDisk::default();
+    let recorder = disk.start();
+    recorder.write(&picture(0));
+    until(&recorder, |status| status.frames == 1);
+    disk.change(|inner| inner.blocked = true);
+    (1..10).for_each(|n| recorder.write(&picture(n)));
+    let status = until(&recorder, |status| status.warning.is_some());
+    assert!(status.warning.is_some_and(|warning| warning.contains("has not answered")));
+    assert_eq!((status.state, status.dropped), (RecordState::Recording, 0));
+    disk.change(|inner| inner.blocked = false);
+    until(&recorder, |status| status.warning.is_none() && status.frames == 10);
+    let status = recorder.finish();
+    assert_eq!((status.state, status.dropped), (RecordState::Recording, 0));
+}
+
+#[test]
+fn a_disk_slower_than_the_show_is_told_as_such() {
+    let disk = TestDisk::default();
+    disk.change(|inner| inner.blocked = true);
+    let recorder = disk.start();
+    for n in 0..6 {
+        let mut frame = picture(n);
+        let mut data = frame.data.to_vec();
+        data.resize(1 << 20, 1);
+        frame.data = data.into();
+        recorder.write(&frame);
+    }
+    let warning = recorder.status().warning.unwrap();
+    assert!(warning.contains("slower than the show"), "{warning}");
+    disk.change(|inner| inner.blocked = false);
+    assert_eq!(recorder.finish().dropped, 0);
+}
+
+/// A second picture, half as large: its own keyframes, other parameter sets.
+const SMALL: TrackId = TrackId(2);
+
+fn three_tracks() -> Vec<Track> {
+    let mut tracks = tracks();
+    let mut small = tracks[0].clone();
+    (small.id, small.name) = (SMALL, "video/360p".into());
+    tracks.push(small);
+    tracks
+}
+
+fn small(n: u32) -> Frame {
+    let frame = picture(n);
+    let mut data = frame.data.to_vec();
+    if let Some(level) = data.iter().position(|&byte| byte == 0x1f) {
+        data[level] = 0x1e;
+    }
+    Frame { id: FrameId { track: SMALL, ..frame.id }, data: data.into(), ..frame }
+}
+
+#[test]
+fn any_number_of_renditions_from_the_first_picture_on() {
+    let disk = TestDisk::default();
+    let recorder = Recorder::start_on(disk.clone(), Path::new("/disk"), "x", &three_tracks()).unwrap();
+    // The small one comes 30 ms later and its keyframe 200 ms later than that of the large one.
+    let mut frames = vec![sound(10)];
+    for n in 0..15 {
+        frames.push(picture(n));
+        if n >= 2 {
+            let frame = small(n - 2);
+            frames.push(Frame { capture_time: frame.capture_time + Duration::from_millis(230), ..frame });
+        }
+    }
+    frames.iter().for_each(|frame| recorder.write(frame));
+    let status = recorder.finish();
+    assert_eq!((status.state, status.dropped, status.parts.len()), (RecordState::Recording, 0, 1));
+    let (mut found, damaged) = read(&disk.files()[0].1);
+    assert_eq!((found.len(), damaged), (frames.len(), 0));
+    found.sort_by_key(|frame| frame.id);
+    frames.sort_by_key(|frame| frame.id);
+    assert_eq!(found, frames);
+}
+
+#[test]
+fn a_rendition_that_never_comes_does_not_hold_up_the_others() {
+    let disk = TestDisk::default();
+    let recorder = Recorder::start_on(disk.clone(), Path::new("/disk"), "x", &three_tracks()).unwrap();
+    for n in 0..30 {
+        recorder.write(&picture(n));
+    }
+    until(&recorder, |status| status.frames == 30);
+    assert_eq!(read(&disk.files()[0].1), ((0..30).map(picture).collect(), 0));
+    // It comes after all: it needs a new file, and nothing is lost of the other one, whose group goes on in the old one.
+    for n in 30..45 {
+        if n == 35 {
+            recorder.write(&Frame { capture_time: picture(35).capture_time, ..small(30) });
+        }
+        recorder.write(&picture(n));
+    }
+    let status = recorder.finish();
+    assert_eq!((status.dropped, status.parts.len()), (0, 2));
+    let files = disk.files();
+    assert_eq!(read(&files[0].1).0, (0..40).map(picture).collect::<Vec<_>>());
+    assert_eq!(read(&files[1].1).0[1..], (40..45).map(picture).collect::<Vec<_>>());
+    assert_eq!(groups(&index(&disk, 0)), [(0, 10), (1, 10), (2, 10), (3, 10)]);
+    assert_eq!(groups(&index(&disk, 1)), [(4, 5)]);
+}
+
+#[test]
+fn another_size_of_one_picture_costs_the_others_nothing() {
+    let disk = TestDisk::default();
+    let recorder = Recorder::start_on(disk.clone(), Path::new("/disk"), "x", &three_tracks()).unwrap();
+    let mut frames = Vec::new();
+    for n in 0..40 {
+        // In the middle of the small one's second group the large one changes, with a keyframe of its own.
+        let mut large = picture(n);
+        if n >= 15 {
+            large.id =
+                FrameId { group: 2 + u64::from((n - 15) / GROUP), frame: (n - 15) % GROUP, ..large.id };
+            large.keyframe = large.id.frame == 0;
+            let mut data = if large.keyframe { SETS.to_vec() } else { Vec::new() };
+            data.extend([0, 0, 0, 1, if large.keyframe { 0x65 } else { 0x41 }, n as u8 | 1]);
+            if large.keyframe {
+                data[7] = 0x20;
+            }
+            large.data = data.into();
+        }
+        frames.extend([large, small(n), sound(i64::from(n) * 100 - 5)]);
+    }
+    frames.iter().for_each(|frame| recorder.write(frame));
+    let status = recorder.finish();
+    // Only the sound from before the first picture is left out.
+    assert_eq!((status.state, status.dropped, status.parts.len()), (RecordState::Recording, 0, 2));
+    let mut found: Vec<_> = disk.files().iter().flat_map(|(_, file)| read(file).0).collect();
+    assert_eq!(found.len(), frames.len() - 1);
+    let key = |frame: &Frame| (frame.id.track, frame.capture_time);
+    found.sort_by_key(key);
+    frames.remove(2);
+    frames.sort_by_key(key);
+    assert_eq!(found, frames);
+    // Each group is in one file.
+    assert_eq!(groups(&index(&disk, 0)), [(0, 10), (1, 5)]);
+    assert_eq!(groups(&index(&disk, 1)), [(2, 10), (3, 10), (4, 5)]);
 }

@@ -16,7 +16,6 @@ use relay::uplink::{Bind, EdgeAddress, Tariff, Uplink};
 use relay::venue;
 use sim::{Conditions, Loss, Rate};
 use tokio::process::Command;
-use tokio::sync::mpsc;
 
 use crate::cut::Cut;
 use crate::edge_api::EdgeApi;
@@ -24,7 +23,8 @@ use crate::edge_process::EdgeProcess;
 use crate::emulator::Emulator;
 use crate::report::{self, EdgePassage, Evidence, PagePassage, RecordingReport, Report, UplinkReport};
 use crate::show::{self, Ending, Show};
-use crate::terminal::{self, Meter, Screen};
+use crate::terminal::keys::Keys;
+use crate::terminal::{self, Meter, Screen, lines};
 use crate::viewer::Viewer;
 
 /// The name of the demo's broadcast.
@@ -243,7 +243,7 @@ impl Run {
         }
         let venue = ending.venue();
         ending.hang_up().await;
-        screen.finish(&terminal::recordings(&recordings));
+        screen.finish(&lines::recorded(&recordings));
         failure?;
 
         let Some(viewer) = self.viewer.take() else {
@@ -292,7 +292,7 @@ impl Run {
                 _ = refresh.tick() => {}
                 () = &mut stop => return Ok(()),
                 key = keys.next() => match key {
-                    Some('q') => return Ok(()),
+                    Some('q' | '\x1b' | '\x03') => return Ok(()),
                     Some(digit @ '1'..='9') => {
                         if let Some(emulator) = self.emulators.get(digit as usize - '1' as usize) {
                             emulator.set_up(!emulator.is_up());
@@ -304,8 +304,10 @@ impl Run {
                     bail!("the relay ended ({}); its last words are in {}", status?, self.relay.log.display())
                 }
             }
-            if let Some(EncoderEvent::Failed(error)) = show.poll_event() {
-                return Err(error.into());
+            while let Some(event) = show.poll_event() {
+                if let EncoderEvent::Failed(error) = event {
+                    return Err(error.into());
+                }
             }
             let elapsed = started.elapsed();
             if self.raw.seconds.is_some_and(|limit| elapsed >= Duration::from_secs(limit)) {
@@ -326,8 +328,8 @@ impl Run {
     }
 
     fn lines(&self, status: &show::Status, rates: &[f64], elapsed: Duration) -> Vec<String> {
-        let mut lines = vec![String::new(), terminal::title(BROADCAST, elapsed, status), String::new()];
-        let mut uplinks = terminal::uplinks(&status.venue, rates);
+        let mut lines = vec![String::new(), lines::title(BROADCAST, elapsed, status), String::new()];
+        let mut uplinks = lines::uplinks(&status.venue, rates);
         for (line, emulator) in uplinks.iter_mut().skip(1).zip(self.emulators.iter()) {
             if !emulator.is_up() {
                 line.push_str("   (cable pulled)");
@@ -359,9 +361,9 @@ impl Run {
             "  capture to edge   P50 {:>4.0} ms   P95 {:>4.0} ms   lost {lost}   media {} of {}   wire {}",
             to_edge.p50,
             to_edge.p95,
-            terminal::megabits(status.venue.media_bytes as f64 * 8.0 / seconds),
-            terminal::megabits(f64::from(status.venue.target_rate)),
-            terminal::megabits(rates.iter().sum()),
+            lines::megabits(status.venue.media_bytes as f64 * 8.0 / seconds),
+            lines::megabits(f64::from(status.venue.target_rate)),
+            lines::megabits(rates.iter().sum()),
         ));
         let stats = &self.evidence.stats;
         if let (Some(p50), Some(p95)) =
@@ -373,7 +375,7 @@ impl Run {
                 "  glass to glass    P50 {p50:>4.0} ms   P95 {p95:>4.0} ms   late {late}   stalls {stalls}"
             ));
         }
-        lines.extend(terminal::recordings(&status.recordings));
+        lines.extend(lines::recordings(&status.recordings));
         if self.viewer.is_none() {
             lines.push(String::new());
             lines.push("  keys: 1 2 3 pull or plug an uplink, q ends".into());
@@ -489,7 +491,7 @@ fn summary(report: &Report, screen: &mut Screen) {
             latency.p95,
             latency.p99,
             report.first_frame_ms.unwrap_or(f64::NAN),
-            terminal::megabits(report.media_bitrate),
+            lines::megabits(report.media_bitrate),
             report.redundancy
         ),
     ]);
@@ -532,57 +534,4 @@ fn watch_scheduler() -> Arc<AtomicU64> {
         }
     });
     count
-}
-
-/// Single keys, where standard input and output are a terminal.
-struct Keys {
-    keys: Option<mpsc::Receiver<char>>,
-}
-
-/// Keys typed faster than they are handled; more are dropped.
-const KEY_QUEUE: usize = 16;
-
-impl Keys {
-    fn start() -> Self {
-        use std::io::IsTerminal;
-        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-        if !terminal || crossterm::terminal::enable_raw_mode().is_err() {
-            return Self { keys: None };
-        }
-        let (sender, keys) = mpsc::channel(KEY_QUEUE);
-        std::thread::spawn(move || {
-            use crossterm::event::{Event, KeyCode, KeyModifiers, poll, read};
-            while !sender.is_closed() {
-                if !poll(Duration::from_millis(100)).unwrap_or(false) {
-                    continue;
-                }
-                let Ok(Event::Key(key)) = read() else { continue };
-                let char = match key.code {
-                    // Raw mode swallows the signal.
-                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => 'q',
-                    KeyCode::Char(char) => char,
-                    KeyCode::Esc => 'q',
-                    _ => continue,
-                };
-                let _ = sender.try_send(char);
-            }
-        });
-        Self { keys: Some(keys) }
-    }
-
-    /// The next key; never, where there is no terminal.
-    async fn next(&mut self) -> Option<char> {
-        match &mut self.keys {
-            Some(keys) => keys.recv().await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl Drop for Keys {
-    fn drop(&mut self) {
-        if self.keys.is_some() {
-            let _ = crossterm::terminal::disable_raw_mode();
-        }
-    }
 }

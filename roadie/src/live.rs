@@ -5,20 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use encoder::{EncoderEvent, Input, Microphone};
+use encoder::{Input, Microphone};
 use relay::uplink::{EdgeAddress, Plan};
 use relay::{control, settings, venue};
 use serde::Deserialize;
 
-use crate::show::{self, Show};
-use crate::terminal::{self, Screen};
+use crate::show;
 use crate::video_flags::{parse_bitrate, parse_rendition, parse_size};
 
 /// The UDP port of an edge whose URL names none.
 const DEFAULT_PORT: u16 = 4443;
-
-/// How often the terminal is refreshed.
-const REFRESH: Duration = Duration::from_millis(500);
 
 /// Put a show on the air: camera to edge over all your uplinks, recorded on the way.
 ///
@@ -108,6 +104,10 @@ pub struct Raw {
     #[arg(long, value_name = "MS")]
     pub deadline: Option<u32>,
 
+    /// Print lines of JSON for tools in place of the screen: the state once a second, and what happens
+    #[arg(long)]
+    pub json: bool,
+
     /// Stop by itself after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub seconds: Option<u64>,
@@ -115,8 +115,12 @@ pub struct Raw {
 
 /// Settings of a live show, checked.
 pub struct Settings {
-    show: show::Settings,
-    seconds: Option<Duration>,
+    /// The show itself.
+    pub show: show::Settings,
+    /// It ends by itself after this.
+    pub seconds: Option<Duration>,
+    /// Lines of JSON in place of the screen.
+    pub json: bool,
 }
 
 impl Raw {
@@ -183,6 +187,7 @@ impl Raw {
                 follow: !(self.fixed_bitrate || file.fixed_bitrate),
             },
             seconds: self.seconds.or(file.seconds).map(Duration::from_secs),
+            json: self.json || file.json,
         })
     }
 }
@@ -211,55 +216,6 @@ fn parse_edge(text: &str, fingerprint: Option<String>) -> anyhow::Result<(EdgeAd
         );
     }
     Ok((EdgeAddress { host, port: url.port().unwrap_or(DEFAULT_PORT), fingerprint }, name))
-}
-
-/// Runs the show until Ctrl-C, the end of `--seconds`, or the encoder's failure.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let broadcast = settings.show.venue.broadcast.clone();
-    let recording = !settings.show.record.is_empty();
-    let mut screen = Screen::new();
-    if !recording {
-        screen.note("This show is not recorded: give --record DIR, better twice.");
-    }
-    let show = Show::start(settings.show).await?;
-    let started = show.clock().now();
-    let mut refresh = tokio::time::interval(REFRESH);
-    let mut meter = terminal::Meter::default();
-    let mut stop = std::pin::pin!(terminal::stop_signal());
-    let failure = loop {
-        tokio::select! {
-            _ = refresh.tick() => {}
-            () = &mut stop => break None,
-        }
-        match show.poll_event() {
-            Some(EncoderEvent::Failed(error)) => break Some(anyhow::Error::new(error)),
-            Some(EncoderEvent::EndOfStream) => break None,
-            _ => {}
-        }
-        let now = show.clock().now();
-        let elapsed = now.saturating_since(started);
-        if settings.seconds.is_some_and(|limit| elapsed >= limit) {
-            break None;
-        }
-        show.take_log();
-        for notice in show.take_notices() {
-            screen.note(&notice);
-        }
-        let status = show.status();
-        let mut lines = vec![terminal::title(&broadcast, elapsed, &status)];
-        lines.extend(terminal::uplinks(&status.venue, &meter.update(&status.venue, now)));
-        lines.push(terminal::target(&status.venue));
-        lines.extend(terminal::recordings(&status.recordings));
-        screen.draw(&lines, elapsed);
-    };
-    let ending = show.end().await;
-    let recordings = ending.recordings();
-    ending.hang_up().await;
-    screen.finish(&terminal::recordings(&recordings));
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use roadie::{demo, devices, live, recordings};
+use roadie::{demo, devices, live, on_air, recordings};
 use tracing_subscriber::EnvFilter;
 
 /// Live video from a laptop to a watch party, over every uplink at once, recorded on the way.
@@ -34,7 +34,7 @@ async fn main() {
         .init();
     let result = match cli.command {
         Command::Live(raw) => match raw.check() {
-            Ok(settings) => live::run(settings).await,
+            Ok(settings) => on_air::run(settings).await,
             Err(error) => Err(error),
         },
         Command::Demo(raw) => demo::run(*raw).await,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use anyhow::Context;
 use encoder::record::RecordStatus;
 use encoder::tap::{Tap, TapHandle, TapStatus};
-use encoder::{Counters, Encoder, EncoderEvent};
+use encoder::{Counters, Encoder, EncoderError, EncoderEvent, InputStatus, Levels, VIDEO_TRACK};
 use media::catalog::Catalog;
 use media::{FrameId, Time};
 use relay::clock::Clock;
@@ -61,14 +61,58 @@ pub struct Encoded {
     pub encoded: Time,
 }
 
+/// Pictures over which [`EncodeDelay`] looks.
+const DELAY_PICTURES: usize = 100;
+
+/// How long the last pictures took from capture to encoded.
+#[derive(Debug, Default)]
+pub struct EncodeDelay(VecDeque<i64>);
+
+impl EncodeDelay {
+    /// Takes what came from [`Show::take_log`]; gives the 95th percentile of the last hundred pictures, in
+    /// milliseconds.
+    pub fn update(&mut self, log: &[Encoded]) -> Option<f64> {
+        for frame in log.iter().filter(|frame| frame.id.track == VIDEO_TRACK) {
+            if self.0.len() == DELAY_PICTURES {
+                self.0.pop_front();
+            }
+            self.0.push_back(frame.encoded.micros_since(frame.captured));
+        }
+        let mut sorted: Vec<_> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() * 95 / 100).map(|micros| *micros as f64 / 1e3)
+    }
+}
+
 /// How a show stands.
+#[derive(Clone, Debug)]
 pub struct Status {
     /// What went through the encoder.
     pub encoder: Counters,
+    /// 95 of the last hundred pictures were encoded within so many milliseconds of their capture, if whoever
+    /// takes the log has looked: [`EncodeDelay`].
+    pub encode_ms: Option<f64>,
+    /// The inputs, in the order of the settings.
+    pub inputs: Vec<InputStatus>,
+    /// How loud the show is.
+    pub levels: Levels,
     /// Each copy of the recording.
     pub recordings: Vec<RecordStatus>,
     /// Uplinks and bond.
     pub venue: venue::Status,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            encoder: Counters::default(),
+            encode_ms: None,
+            inputs: Vec::new(),
+            levels: Levels::SILENCE,
+            recordings: Vec::new(),
+            venue: venue::Status::default(),
+        }
+    }
 }
 
 /// A show that is on.
@@ -117,9 +161,20 @@ impl Show {
     pub fn status(&self) -> Status {
         Status {
             encoder: self.encoder.counters(),
+            encode_ms: None,
+            inputs: self.encoder.inputs(),
+            levels: self.encoder.levels(),
             recordings: self.tap.recordings(),
             venue: self.venue.status(),
         }
+    }
+
+    /// Puts another input on air, counted from 0.
+    ///
+    /// # Errors
+    /// Where there is no such input.
+    pub fn select(&self, input: usize) -> Result<(), EncoderError> {
+        self.encoder.select(input)
     }
 
     /// Frames encoded since the last call, oldest first.

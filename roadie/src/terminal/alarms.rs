@@ -11,6 +11,8 @@ use crate::show::Status;
 
 /// The bond needs a moment at the start, and after a short outage.
 const UNREACHED: Duration = Duration::from_secs(3);
+/// An input that is opened while it is on air may take so long.
+const WAITING: Duration = Duration::from_secs(5);
 /// A pause in the sound; longer than between two songs.
 const SILENT: Duration = Duration::from_secs(15);
 /// What a muted input gives, dBFS.
@@ -28,6 +30,7 @@ const DROPS_PERCENT: u64 = 5;
 #[derive(Debug, Default)]
 pub struct Alarms {
     unreached_since: Option<Time>,
+    waiting_since: Option<Time>,
     silent_since: Option<Time>,
     clipped_at: Option<Time>,
     drops: Option<Drops>,
@@ -46,11 +49,7 @@ impl Alarms {
     pub fn update(&mut self, status: &Status, now: Time) -> Vec<String> {
         let mut alarms = recordings(status);
         alarms.extend(self.uplinks(status, now));
-        for input in status.inputs.iter().filter(|input| input.on_air) {
-            if let SourceState::Away { reason } = &input.state {
-                alarms.push(format!("{} is away, and viewers see its last picture: {reason}", input.name));
-            }
-        }
+        alarms.extend(self.input(status, now));
         alarms.extend(self.sound(status, now));
         alarms.extend(self.speed(status, now));
         alarms
@@ -71,6 +70,26 @@ impl Alarms {
         (now.saturating_since(since) >= UNREACHED).then(|| {
             format!("nobody sees the show: no uplink reaches the edge; plug one in, or try another network{comfort}")
         })
+    }
+
+    fn input(&mut self, status: &Status, now: Time) -> Option<String> {
+        let input = status.inputs.iter().find(|input| input.on_air)?;
+        let name = &input.name;
+        let cut = if status.inputs.len() > 1 { "; cut to another input" } else { "" };
+        match &input.state {
+            SourceState::Away { reason } => {
+                Some(format!("viewers see the last picture of {name}, which is away: {reason}{cut}"))
+            }
+            SourceState::Waiting => {
+                let since = *self.waiting_since.get_or_insert(now);
+                (now.saturating_since(since) >= WAITING)
+                    .then(|| format!("viewers see a slate: nothing comes from {name} yet{cut}"))
+            }
+            _ => {
+                self.waiting_since = None;
+                None
+            }
+        }
     }
 
     fn sound(&mut self, status: &Status, now: Time) -> Option<String> {
@@ -204,7 +223,10 @@ mod tests {
         status.recordings[0].state = RecordState::Failed { reason: "it is full".into() };
         status.inputs[0].state = SourceState::Away { reason: "unplugged".into() };
         let lines = alarms.update(&status, at(0));
-        assert_eq!(lines, ["/a: it is full", "camera is away, and viewers see its last picture: unplugged"]);
+        assert_eq!(
+            lines,
+            ["/a: it is full", "viewers see the last picture of camera, which is away: unplugged"]
+        );
         status.recordings[1].state = status.recordings[0].state.clone();
         assert!(alarms.update(&status, at(0))[0].starts_with("NOTHING IS RECORDED"));
     }

@@ -57,7 +57,7 @@ impl Meter {
 pub fn state(status: &show::Status) -> &'static str {
     let connected = status.venue.uplinks.iter().any(|uplink| uplink.connected);
     let refused = status.venue.uplinks.iter().any(|uplink| uplink.refused);
-    let slate = status.inputs.iter().any(|i| i.on_air && matches!(i.state, SourceState::Away { .. }));
+    let slate = status.inputs.iter().any(|input| input.on_air && input.state != SourceState::Live);
     match (connected, refused) {
         (true, _) if slate => "ON THE AIR, with a still picture",
         (true, _) => "ON THE AIR",

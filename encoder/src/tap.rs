@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use media::{Frame, Time, Track};
+use media::{Frame, FrameId, Time, Track};
 use ringbuf::traits::{Consumer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
-use crate::record::RecordStatus;
+use crate::record::{GroupLog, RecordStatus};
 use crate::{AUDIO_TRACK, FrameSink, MASTER_TRACK};
 use copy::Copy;
 
@@ -97,6 +97,9 @@ impl FrameSink for Tap {
     }
 
     fn frame(&mut self, frame: Frame, encoded_at: Time) {
+        // `RUST_LOG=frames=trace` tells what was encoded: `roadie-bench record-kill` compares it with the disks.
+        let FrameId { track, group, frame: number } = frame.id;
+        tracing::trace!(target: "frames", "{} {group} {number}", track.0);
         for copy in &self.copies {
             copy.write(&frame);
         }
@@ -168,6 +171,11 @@ impl TapStatus {
         self.copies.iter().map(|copy| copy.status()).collect()
     }
 
+    /// What each copy holds, where it has begun.
+    pub(crate) fn group_logs(&self) -> Vec<Option<Arc<GroupLog>>> {
+        self.copies.iter().map(|copy| copy.groups()).collect()
+    }
+
     /// Frames that went through the tap.
     pub fn counters(&self) -> TapCounters {
         let shared = &self.shared;
@@ -185,7 +193,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use bytes::Bytes;
-    use media::{AudioConfig, FrameId, TrackConfig, TrackId};
+    use media::{AudioConfig, TrackConfig, TrackId};
 
     use super::*;
     use crate::VIDEO_TRACK;

@@ -7,15 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::space::Space;
+
 /// Files of the same broadcast that began in the same second.
 const MAX_NAMESAKES: u32 = 1000;
 
-/// A place for files.
-pub trait Disk: Send + 'static {
+/// A place for files. Every call may block for as long as the disk likes.
+pub trait Disk: Send + Sync + 'static {
     /// Makes a new file named after `stem`.
     fn create(&self, stem: &str) -> io::Result<(PathBuf, Arc<dyn Output>)>;
+    /// Makes the file that lies beside a recording and tells what is in it.
+    fn create_index(&self, recording: &Path) -> io::Result<Arc<dyn Output>>;
     /// Removes a file of which nothing is worth keeping.
     fn discard(&self, path: &Path);
+    /// What room there is.
+    fn space(&self) -> io::Result<Space>;
 }
 
 /// A file being written. The writer thread appends while the sync thread syncs.
@@ -35,27 +41,42 @@ pub trait Output: Send + Sync {
 /// A directory.
 pub struct Directory {
     dir: PathBuf,
+    /// A disk of its own is mounted there.
+    mounted: bool,
 }
 
 impl Directory {
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), mounted: is_mount_point(dir) }
     }
+
+    fn open(&self, path: &Path, options: &mut OpenOptions) -> io::Result<Arc<dyn Output>> {
+        let file = options.write(true).open(path)?;
+        // Tells readers that the file still grows. Where a disk knows no locks they cannot see it; no harm is done.
+        if let Err(error) = file.try_lock() {
+            tracing::debug!(path = %path.display(), %error, "no lock");
+        }
+        Ok(Arc::new(RecordFile { file, dir: self.dir.clone(), name_is_safe: AtomicBool::new(false) }))
+    }
+}
+
+fn is_mount_point(dir: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    let parent = fs::canonicalize(dir).ok().and_then(|dir| dir.parent().and_then(device));
+    parent.is_some() && device(dir).is_some() && parent != device(dir)
 }
 
 impl Disk for Directory {
     fn create(&self, stem: &str) -> io::Result<(PathBuf, Arc<dyn Output>)> {
+        if self.mounted && !is_mount_point(&self.dir) {
+            // The empty directory below it is on another disk, which this show must not fill.
+            return Err(io::Error::new(ErrorKind::NotFound, "the disk is not mounted any more"));
+        }
         for number in 1..=MAX_NAMESAKES {
             let name = if number == 1 { format!("{stem}.mp4") } else { format!("{stem}-{number}.mp4") };
             let path = self.dir.join(name);
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => {
-                    let dir = self.dir.clone();
-                    return Ok((
-                        path,
-                        Arc::new(RecordFile { file, dir, name_is_safe: AtomicBool::new(false) }),
-                    ));
-                }
+            match self.open(&path, OpenOptions::new().create_new(true)) {
+                Ok(output) => return Ok((path, output)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -64,6 +85,17 @@ impl Disk for Directory {
             ErrorKind::AlreadyExists,
             format!("{MAX_NAMESAKES} files are named {stem} already"),
         ))
+    }
+
+    fn create_index(&self, recording: &Path) -> io::Result<Arc<dyn Output>> {
+        // The recording was made just now: an index of its name is left over from one that is gone.
+        self.open(&super::sidecar_path(recording), OpenOptions::new().create(true).truncate(true))
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(&self.dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
     }
 
     fn discard(&self, path: &Path) {

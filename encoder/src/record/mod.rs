@@ -5,8 +5,12 @@
 //! last whole frame; a second thread syncs the file, so a power cut loses half a second. The
 //! format is [`media::cmaf`].
 //!
+//! Beside each `NAME.mp4` grows `NAME.index`, which lists the groups that are whole with their digests
+//! ([`media::cmaf::index`]); [`Archive`] reads groups back, while they are being written too.
+//!
 //! A disk that is slow, full or gone degrades its own copy, never the live path or another copy:
 //! * slow: the queue takes it; when that is full, frames are left out up to the next keyframe;
+//! * nearly full: the copy ends properly before the disk is full, and goes on when there is space again;
 //! * full or gone: the copy fails, loudly, and goes on in a new file at a later keyframe when it can.
 //!
 //! ```no_run
@@ -21,11 +25,17 @@
 //! # Ok(()) }
 //! ```
 
+mod archive;
 mod dirs;
 mod disk;
+mod early;
+mod file;
+mod groups;
 mod name;
+mod part;
 mod progress;
 mod queue;
+mod space;
 mod sync;
 mod writer;
 
@@ -37,8 +47,12 @@ use std::time::{Duration, Instant};
 use media::cmaf::CmafError;
 use media::{Frame, Track, TrackConfig};
 
+pub use archive::{Archive, ArchiveError};
 pub use dirs::check_dirs;
 use disk::{Directory, Disk};
+pub use file::{Contents, FileError, Fragments, Pieces, RecordingFile, recordings_in, sidecar_path};
+pub(crate) use groups::GroupLog;
+pub use name::utc;
 use progress::Shared;
 use queue::Queue;
 
@@ -86,13 +100,32 @@ pub struct RecordStatus {
     pub dropped: u64,
     /// How it is doing.
     pub state: RecordState,
+    /// Bytes that are free on its disk, if the disk says so.
+    pub free_bytes: Option<u64>,
+    /// How long these last at the rate of the last minute, less what is kept free at the end (200 MB, on a small disk
+    /// a twentieth). `None` in the first seconds.
+    pub time_left: Option<Duration>,
+    /// What the creator should know and do while nothing is missing yet: less than 30 min or 5 min of space, a disk
+    /// that does not answer or is slower than the show. Its figures change, its cause does so rarely.
+    pub warning: Option<String>,
 }
 
 impl RecordStatus {
     /// The status of a copy in `dir` of which nothing is written.
     pub fn empty(dir: &Path, state: RecordState) -> Self {
         let path = dir.to_owned();
-        RecordStatus { path, parts: Vec::new(), bytes: 0, seconds: 0.0, frames: 0, dropped: 0, state }
+        RecordStatus {
+            path,
+            parts: Vec::new(),
+            bytes: 0,
+            seconds: 0.0,
+            frames: 0,
+            dropped: 0,
+            state,
+            free_bytes: None,
+            time_left: None,
+            warning: None,
+        }
     }
 }
 
@@ -145,6 +178,7 @@ pub enum RecordError {
 pub struct Recorder {
     queue: Queue,
     shared: Arc<Shared>,
+    groups: Arc<GroupLog>,
     done: Receiver<()>,
 }
 
@@ -165,11 +199,16 @@ impl Recorder {
         tracks: &[Track],
     ) -> Result<Recorder, RecordError> {
         tracks.iter().try_for_each(check_codec)?;
-        let shared = Arc::new(Shared::new(dir));
+        let (shared, groups) = (Arc::new(Shared::new(dir)), Arc::new(GroupLog::default()));
         let (queue, frames) = queue::new(shared.clone(), tracks);
-        let done =
-            writer::spawn(disk, broadcast, tracks, frames, shared.clone()).map_err(RecordError::Thread)?;
-        Ok(Recorder { queue, shared, done })
+        let done = writer::spawn(Arc::new(disk), broadcast, tracks, frames, shared.clone(), groups.clone())
+            .map_err(RecordError::Thread)?;
+        Ok(Recorder { queue, shared, groups, done })
+    }
+
+    /// The groups that are whole and written, as they become so.
+    pub(crate) fn groups(&self) -> Arc<GroupLog> {
+        self.groups.clone()
     }
 
     /// Takes a frame. Never blocks: when the queue is full this copy goes without the frame, and
@@ -186,7 +225,7 @@ impl Recorder {
     /// Writes what is queued, makes a plain MP4 file of it, syncs it. Takes 2.5 s at most, and 1 s where the
     /// disk does not move at all; then the file stays as it is, and the status says so.
     pub fn finish(self) -> RecordStatus {
-        let Recorder { queue, shared, done } = self;
+        let Recorder { queue, shared, done, .. } = self;
         drop(queue);
         let started = Instant::now();
         let (mut seen, mut moved) = (shared.movement(), started);

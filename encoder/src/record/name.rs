@@ -25,7 +25,7 @@ fn safe(broadcast: &str) -> String {
 }
 
 /// The time as `YYYYMMDDTHHMMSSZ` (ISO 8601, basic form).
-fn utc(time: Time) -> String {
+pub fn utc(time: Time) -> String {
     let seconds = time.as_micros() / 1_000_000;
     let (year, month, day) = civil(seconds / 86_400);
     let second = seconds % 86_400;

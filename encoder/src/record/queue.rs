@@ -15,19 +15,26 @@ pub const QUEUE_BYTES: usize = 16 << 20;
 /// The same in frames, 30 pictures and 50 packets a second, where frames are small.
 pub const QUEUE_FRAMES: usize = 4096;
 
-/// The caller's end. Dropping it ends the recording.
-pub struct Queue {
-    sender: SyncSender<Frame>,
-    shared: Arc<Shared>,
-    video: Vec<TrackId>,
-    /// Video tracks that wait for a keyframe, because a frame of theirs was left out.
-    waiting: Mutex<Vec<TrackId>>,
+/// What waits for the writer.
+pub struct Queued {
+    pub frame: Frame,
+    /// Frames of its track were left out before it.
+    pub after_gap: bool,
 }
 
-pub fn new(shared: Arc<Shared>, tracks: &[Track]) -> (Queue, Receiver<Frame>) {
+/// The caller's end. Dropping it ends the recording.
+pub struct Queue {
+    sender: SyncSender<Queued>,
+    shared: Arc<Shared>,
+    video: Vec<TrackId>,
+    /// Tracks whose last frame was left out. Those of pictures wait for a keyframe.
+    left_out: Mutex<Vec<TrackId>>,
+}
+
+pub fn new(shared: Arc<Shared>, tracks: &[Track]) -> (Queue, Receiver<Queued>) {
     let (sender, frames) = sync_channel(QUEUE_FRAMES);
     let video = tracks.iter().filter(|track| track.is_video()).map(|track| track.id).collect();
-    (Queue { sender, shared, video, waiting: Mutex::default() }, frames)
+    (Queue { sender, shared, video, left_out: Mutex::default() }, frames)
 }
 
 impl Queue {
@@ -35,17 +42,18 @@ impl Queue {
     pub fn push(&self, frame: &Frame) {
         let track = frame.id.track;
         // Short, and shared only by the callers.
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let waits = waiting.contains(&track) && !frame.keyframe;
-        if !waits && self.try_send(frame) {
-            waiting.retain(|id| *id != track);
-            if waiting.is_empty() {
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let after_gap = left_out.contains(&track);
+        let waits = after_gap && !frame.keyframe && self.video.contains(&track);
+        if !waits && self.try_send(frame, after_gap) {
+            left_out.retain(|id| *id != track);
+            if left_out.is_empty() {
                 self.shared.overflow.store(false, Relaxed);
             }
             return;
         }
-        if self.video.contains(&track) && !waiting.contains(&track) {
-            waiting.push(track);
+        if !after_gap {
+            left_out.push(track);
         }
         let mut progress = self.shared.lock();
         progress.dropped += 1;
@@ -54,13 +62,13 @@ impl Queue {
         }
     }
 
-    fn try_send(&self, frame: &Frame) -> bool {
+    fn try_send(&self, frame: &Frame, after_gap: bool) -> bool {
         let size = frame.data.len();
         if self.shared.queued_bytes.fetch_add(size, Relaxed) + size > QUEUE_BYTES {
             self.shared.queued_bytes.fetch_sub(size, Relaxed);
             return false;
         }
-        match self.sender.try_send(frame.clone()) {
+        match self.sender.try_send(Queued { frame: frame.clone(), after_gap }) {
             Ok(()) => true,
             Err(error) => {
                 self.shared.queued_bytes.fetch_sub(size, Relaxed);
@@ -83,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn queue() -> (Queue, Receiver<Frame>, Arc<Shared>) {
+    fn queue() -> (Queue, Receiver<Queued>, Arc<Shared>) {
         let config =
             VideoConfig { codec: "avc3.42c01f".into(), width: 16, height: 16, framerate: 30, bitrate: 1 };
         let track = Track { id: TrackId(0), name: "v".into(), config: TrackConfig::Video(config) };
@@ -113,8 +121,9 @@ mod tests {
         queue.push(&frame(0, 1, 1));
         assert!(!shared.overflow.load(Relaxed));
         assert_eq!(shared.lock().dropped, 2);
-        let sizes: Vec<_> = frames.try_iter().map(|frame| frame.data.len()).collect();
-        assert_eq!(sizes, [QUEUE_BYTES - 10, 1, 5, 1]);
+        let found: Vec<_> =
+            frames.try_iter().map(|queued| (queued.frame.data.len(), queued.after_gap)).collect();
+        assert_eq!(found, [(QUEUE_BYTES - 10, false), (1, false), (5, true), (1, false)]);
         assert_eq!(shared.queued_bytes.load(Relaxed), QUEUE_BYTES - 3);
     }
 

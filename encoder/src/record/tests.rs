@@ -11,6 +11,7 @@ use media::cmaf::{Item, Reader};
 use media::{AudioConfig, FrameId, Time, TrackId, VideoConfig};
 
 use super::disk::Output;
+use super::space::Space;
 use super::*;
 
 const VIDEO: TrackId = TrackId(0);
@@ -91,6 +92,8 @@ struct Inner {
     blocked: bool,
     cannot_create: bool,
     removed: bool,
+    indexes: Vec<(PathBuf, Vec<u8>)>,
+    space: Option<Space>,
 }
 
 impl TestDisk {
@@ -121,8 +124,48 @@ impl Disk for TestDisk {
         })
     }
 
+    fn create_index(&self, recording: &Path) -> io::Result<Arc<dyn Output>> {
+        let number = self.change(|inner| {
+            inner.indexes.push((sidecar_path(recording), Vec::new()));
+            inner.indexes.len() - 1
+        });
+        Ok(Arc::new(TestIndex { disk: self.clone(), number }))
+    }
+
     fn discard(&self, path: &Path) {
         self.change(|inner| inner.files.retain(|(found, _)| found != path));
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.change(|inner| inner.space.ok_or_else(|| ErrorKind::NotFound.into()))
+    }
+}
+
+struct TestIndex {
+    disk: TestDisk,
+    number: usize,
+}
+
+impl Output for TestIndex {
+    fn append(&self, data: &[u8]) -> io::Result<()> {
+        self.disk.change(|inner| inner.indexes[self.number].1.extend_from_slice(data));
+        Ok(())
+    }
+
+    fn replace(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        unreachable!("an index only grows")
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        unreachable!("an index only grows")
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        Ok(false)
     }
 }
 

@@ -2,12 +2,12 @@
 //! up the encoder, and ended within a bounded time.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use media::{Frame, Track};
 
-use crate::record::{RecordState, RecordStatus, Recorder};
+use crate::record::{GroupLog, RecordState, RecordStatus, Recorder};
 
 /// Frames kept while a recorder opens its file: about 3 s. Of a disk that needs longer the copy
 /// begins later: what was kept is let go, and keeping starts afresh.
@@ -22,6 +22,8 @@ pub(super) struct Copy {
     broadcast: String,
     slot: Mutex<Slot>,
     ended: Condvar,
+    /// What the copy holds, from its start on and after its end.
+    groups: OnceLock<Arc<GroupLog>>,
 }
 
 enum Slot {
@@ -40,7 +42,18 @@ enum Slot {
 
 impl Copy {
     pub(super) fn new(dir: PathBuf, broadcast: &str) -> Self {
-        Copy { dir, broadcast: broadcast.to_owned(), slot: Mutex::new(Slot::Waiting), ended: Condvar::new() }
+        Copy {
+            dir,
+            broadcast: broadcast.to_owned(),
+            slot: Mutex::new(Slot::Waiting),
+            ended: Condvar::new(),
+            groups: OnceLock::new(),
+        }
+    }
+
+    /// What the copy holds, once it has begun.
+    pub(super) fn groups(&self) -> Option<Arc<GroupLog>> {
+        self.groups.get().cloned()
     }
 
     /// Starts the recorder, in the background.
@@ -118,6 +131,7 @@ impl Copy {
                 return self.end(self.failed(error.to_string()));
             }
         };
+        self.groups.get_or_init(|| recorder.groups());
         let mut slot = self.lock();
         let finish = match &mut *slot {
             Slot::Starting { kept, finish } => {

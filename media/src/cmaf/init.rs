@@ -118,14 +118,15 @@ impl Start {
         Ok((out, Places { media_header: media_header as u64, duration: duration as u64 }))
     }
 
-    /// The `moov` of a finished file, from a table per track.
-    pub(super) fn write_tables(&self, tables: &[Table]) -> Result<Vec<u8>, CmafError> {
+    /// The `moov` of a finished file, from a table per track, shown from so many microseconds after its start.
+    pub(super) fn write_tables(&self, tables: &[Table], shown_from: u64) -> Result<Vec<u8>, CmafError> {
         let entries = self.sample_entries()?;
         let mut out = Vec::new();
         put_box(&mut out, b"moov", |out| {
-            self.put_mvhd(tables.iter().map(Table::end).max().unwrap_or(0), out);
+            let end = tables.iter().map(Table::end).max().unwrap_or(0);
+            self.put_mvhd(end.saturating_sub(shown_from), out);
             for ((track, entry), table) in self.tracks.iter().zip(&entries).zip(tables) {
-                self.put_trak(track, entry, Some(table), out);
+                self.put_trak(track, entry, Some((table, shown_from)), out);
             }
         });
         Ok(out)
@@ -169,14 +170,15 @@ impl Start {
         out.put_u64(seconds);
     }
 
-    fn put_trak(&self, track: &Track, entry: &[u8], table: Option<&Table>, out: &mut Vec<u8>) {
+    /// `table`: in a finished file, with what is shown first.
+    fn put_trak(&self, track: &Track, entry: &[u8], table: Option<(&Table, u64)>, out: &mut Vec<u8>) {
         const ENABLED_AND_SHOWN: u32 = 7;
         put_box(out, b"trak", |out| {
             put_full_box(out, b"tkhd", 1, ENABLED_AND_SHOWN, |out| {
                 self.put_times(out);
                 out.put_u32(mp4_track(track.id));
                 out.put_u32(0);
-                out.put_u64(table.map_or(0, Table::end));
+                out.put_u64(table.map_or(0, |(table, from)| table.end().saturating_sub(from)));
                 out.put_slice(&[0; 8 + 4]); // reserved, layer and group
                 out.put_u16(if track.is_video() { 0 } else { 0x100 });
                 out.put_u16(0);
@@ -188,10 +190,10 @@ impl Start {
                 out.put_u32(width << 16);
                 out.put_u32(height << 16);
             });
-            if let Some(table) = table {
-                table.put_edit_list(out);
+            if let Some((table, shown_from)) = table {
+                table.put_edit_list(shown_from, out);
             }
-            put_box(out, b"mdia", |out| self.put_mdia(track, entry, table, out));
+            put_box(out, b"mdia", |out| self.put_mdia(track, entry, table.map(|(table, _)| table), out));
         });
     }
 

@@ -46,14 +46,18 @@ mod boxes;
 mod crc32;
 mod digest;
 mod fragment;
+pub mod index;
 mod init;
+mod plain;
 mod reader;
 mod table;
 mod writer;
 
 pub use digest::{Digest, GroupDigest};
 pub use fragment::Fragment;
+pub use index::{GroupEntry, Index, IndexError, Indexer};
 pub use init::Start;
+pub use plain::Plain;
 pub use reader::{Item, Reader};
 pub use writer::{Ending, Patch, Writer};
 
@@ -94,6 +98,11 @@ pub enum CmafError {
     /// Larger than [`MAX_PAYLOAD`].
     #[error("a frame of {0} bytes is too large (at most {MAX_PAYLOAD})")]
     FrameTooLarge(usize),
+    /// More frames than the tables of a plain file hold (12 h of 30 pictures a second), or a pause of over 35 minutes.
+    #[error(
+        "the show is too long for one plain MP4 file, or has a pause of more than 35 minutes: cut it into parts"
+    )]
+    TooLong,
 }
 
 #[cfg(test)]

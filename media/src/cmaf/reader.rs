@@ -66,6 +66,7 @@ pub struct Reader {
     skip: (u64, u64),
     damaged: u64,
     good_until: u64,
+    media_end: Option<u64>,
 }
 
 enum Step {
@@ -81,6 +82,11 @@ impl Reader {
     /// A reader at the start of a file.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A reader at the start of a fragment in the middle of a file. It finds no [`Item::Start`].
+    pub fn at(offset: u64) -> Self {
+        Self { offset, good_until: offset, started: true, ..Self::default() }
     }
 
     /// The next bytes of the file.
@@ -108,6 +114,12 @@ impl Reader {
         self.good_until
     }
 
+    /// Where the media data of a finished file ends and its tables must begin, once its head was read. `None` for a
+    /// file that was never finished.
+    pub fn media_end(&self) -> Option<u64> {
+        self.media_end
+    }
+
     /// The next item, or `None` until more is pushed (or for good, after [`Reader::end`]).
     pub fn poll(&mut self) -> Option<Item> {
         loop {
@@ -130,7 +142,7 @@ impl Reader {
         }
         if !self.started && self.buffer.starts_with(b"\0\0\0\x01mdat") {
             // A finished file: what we look for is inside of its media data.
-            return self.pass(MDAT_HEADER);
+            return self.media(MDAT_HEADER);
         }
         let Some(header) = Header::read(&self.buffer) else { return Step::Damaged };
         match &header.kind {
@@ -157,6 +169,16 @@ impl Reader {
         let Some(start) = Start::read(&moov[HEADER..]) else { return Step::Skip };
         self.started = true;
         Step::Found(Item::Start(start))
+    }
+
+    fn media(&mut self, header: usize) -> Step {
+        if self.buffer.len() < header {
+            return Step::Wait;
+        }
+        let size =
+            self.buffer.get(8..).and_then(|rest| rest.first_chunk()).map(|size| u64::from_be_bytes(*size));
+        self.media_end = size.and_then(|size| self.offset.checked_add(size));
+        self.pass(header)
     }
 
     fn pass(&mut self, size: usize) -> Step {

@@ -74,15 +74,19 @@ impl Table {
         self.first + self.media_duration()
     }
 
-    /// `edts`, where the first frame is later than the start of the file.
-    pub fn put_edit_list(&self, out: &mut Vec<u8>) {
-        if self.first == 0 {
+    /// `edts`, where the first frame is not what is shown first: so long after the start of the file.
+    pub fn put_edit_list(&self, shown_from: u64, out: &mut Vec<u8>) {
+        if self.first == shown_from || self.samples.is_empty() {
             return;
         }
+        let edits = match self.first.checked_sub(shown_from) {
+            Some(pause) => vec![(pause, -1), (self.media_duration(), 0)],
+            None => vec![(self.end().saturating_sub(shown_from), (shown_from - self.first) as i64)],
+        };
         put_box(out, b"edts", |out| {
             put_full_box(out, b"elst", 1, 0, |out| {
-                out.put_u32(2);
-                for (duration, media_time) in [(self.first, -1), (self.media_duration(), 0)] {
+                out.put_u32(edits.len() as u32);
+                for (duration, media_time) in edits {
                     out.put_u64(duration);
                     out.put_i64(media_time);
                     out.put_u32(0x1_0000); // rate 1
@@ -161,9 +165,13 @@ mod tests {
         assert_eq!(body(b"stsz"), [0, 5, 7, 7, 7, 7, 7]);
         assert_eq!(body(b"co64")[..5], [5, 0, 1005, 0, 1025]);
         let mut edits = Vec::new();
-        table.put_edit_list(&mut edits);
+        table.put_edit_list(0, &mut edits);
         let edits = numbers(&child(child(&edits, b"edts").unwrap(), b"elst").unwrap()[4..]);
         assert_eq!(edits, [2, 0, 5, u32::MAX, u32::MAX, 0x1_0000, 0, 180, 0, 0, 0x1_0000]);
+        let mut edits = Vec::new();
+        table.put_edit_list(45, &mut edits);
+        let edits = numbers(&child(child(&edits, b"edts").unwrap(), b"elst").unwrap()[4..]);
+        assert_eq!(edits, [1, 0, 140, 0, 40, 0x1_0000], "what comes before 45 is decoded only");
     }
 
     #[test]
@@ -171,7 +179,7 @@ mod tests {
         let mut table = Table::default();
         let mut out = Vec::new();
         table.put(false, &mut out);
-        table.put_edit_list(&mut out);
+        table.put_edit_list(0, &mut out);
         assert_eq!(numbers(&child(&out, b"stts").unwrap()[4..]), [0]);
         assert_eq!((table.media_duration(), table.end()), (0, 0));
         assert!(table.add(1 << 40, Duration::ZERO, true, 0, 1), "the first one may come late");

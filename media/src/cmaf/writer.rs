@@ -1,14 +1,16 @@
 //! Frames in, bytes out.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::BufMut;
 
 use super::boxes::put_full_box;
 use super::fragment::Placement;
-use super::init::{MDAT_HEADER, Places, Start};
+use super::init::{Places, Start};
+use super::plain::media_size;
 use super::table::{MAX_SAMPLES, Table};
-use super::{CmafError, MAX_PAYLOAD};
+use super::{CmafError, Fragment, MAX_PAYLOAD};
 use crate::h264::{NalType, ParameterSets, to_length_prefixed};
 use crate::{Frame, Time, Track, TrackConfig, TrackId, opus};
 
@@ -98,6 +100,11 @@ impl Writer {
         Ok((writer, init))
     }
 
+    /// The broadcast's name.
+    pub fn broadcast(&self) -> &str {
+        &self.start.broadcast
+    }
+
     /// Capture time of the start of the file.
     pub fn zero(&self) -> Time {
         self.start.zero
@@ -108,59 +115,93 @@ impl Writer {
         Duration::from_micros(self.tracks.iter().map(|track| track.end).max().unwrap_or(0))
     }
 
-    /// Appends the bytes of one frame. After an error nothing was appended, and the next frame is welcome.
-    pub fn fragment(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<(), CmafError> {
+    /// Appends the bytes of one frame, and returns where its `moof` and `mdat` lie in the file. After an error
+    /// nothing was appended, and the next frame is welcome.
+    pub fn fragment(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Range<u64>, CmafError> {
         let track = frame.id.track;
-        let number = self.tracks.iter().position(|t| t.id == track).ok_or(CmafError::UnknownTrack(track))?;
-        let state = &mut self.tracks[number];
-        let since_zero = frame.capture_time.micros_since(self.start.zero);
-        let decode_time = u64::try_from(since_zero).map_err(|_| CmafError::BeforeStart)?;
-        let payload = if state.frame_duration.is_some() {
-            let known = self.start.parameter_sets(track).ok_or(CmafError::NoParameterSets(track))?;
-            let mut changed = false;
-            let keep = |nal: &[u8]| {
-                let is_set = matches!(NalType::of(nal), NalType::Sps | NalType::Pps);
-                changed |= is_set && !known.contains(nal);
-                !is_set
-            };
-            self.payload.clear();
-            to_length_prefixed(&frame.data, keep, &mut self.payload);
-            if changed {
-                return Err(CmafError::ParametersChanged(track));
-            }
-            &self.payload[..]
+        let (number, decode_time) = self.place(track, frame.capture_time)?;
+        let frame_duration = self.tracks[number].frame_duration;
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        let result = if frame_duration.is_some() {
+            self.video_payload(frame, &mut payload)
         } else {
-            &frame.data[..]
+            payload.extend_from_slice(&frame.data);
+            Ok(())
         };
-        if payload.len() > MAX_PAYLOAD {
-            return Err(CmafError::FrameTooLarge(payload.len()));
-        }
-
+        let duration =
+            frame_duration.unwrap_or_else(|| opus::duration(&frame.data).unwrap_or(FALLBACK_DURATION));
         let placement = Placement {
             id: frame.id,
             capture_time: frame.capture_time,
             keyframe: frame.keyframe,
-            sequence: self.sequence + 1,
-            // A clock that stepped back must not make the file unplayable; the stamp keeps the true time.
-            decode_time: decode_time.max(state.next_decode_time),
-            duration: state
-                .frame_duration
-                .unwrap_or_else(|| opus::duration(&frame.data).unwrap_or(FALLBACK_DURATION)),
+            sequence: 0,
+            decode_time,
+            duration,
         };
+        let result = result.and_then(|()| self.put(number, placement, &payload, out));
+        self.payload = payload;
+        result
+    }
+
+    /// Appends a frame of another recording, byte for byte: stamp and payload stay what they are. Its parameter sets
+    /// must be those of this file.
+    pub fn copy(&mut self, fragment: &Fragment, out: &mut Vec<u8>) -> Result<Range<u64>, CmafError> {
+        let Fragment { id, capture_time, keyframe, duration, .. } = *fragment;
+        let (number, decode_time) = self.place(id.track, capture_time)?;
+        let placement = Placement { id, capture_time, keyframe, sequence: 0, decode_time, duration };
+        self.put(number, placement, &fragment.payload, out)
+    }
+
+    /// The number of the track, and when the frame is due in the file.
+    fn place(&self, track: TrackId, capture_time: Time) -> Result<(usize, u64), CmafError> {
+        let number = self.tracks.iter().position(|t| t.id == track).ok_or(CmafError::UnknownTrack(track))?;
+        let since_zero = capture_time.micros_since(self.start.zero);
+        let decode_time = u64::try_from(since_zero).map_err(|_| CmafError::BeforeStart)?;
+        // A clock that stepped back must not make the file unplayable; the stamp keeps the true time.
+        Ok((number, decode_time.max(self.tracks[number].next_decode_time)))
+    }
+
+    /// The picture without its parameter sets, if they are those of this file.
+    fn video_payload(&self, frame: &Frame, payload: &mut Vec<u8>) -> Result<(), CmafError> {
+        let track = frame.id.track;
+        let known = self.start.parameter_sets(track).ok_or(CmafError::NoParameterSets(track))?;
+        let mut changed = false;
+        let keep = |nal: &[u8]| {
+            let is_set = matches!(NalType::of(nal), NalType::Sps | NalType::Pps);
+            changed |= is_set && !known.contains(nal);
+            !is_set
+        };
+        to_length_prefixed(&frame.data, keep, payload);
+        if changed { Err(CmafError::ParametersChanged(track)) } else { Ok(()) }
+    }
+
+    fn put(
+        &mut self,
+        number: usize,
+        mut placement: Placement,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Range<u64>, CmafError> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(CmafError::FrameTooLarge(payload.len()));
+        }
+        let state = &mut self.tracks[number];
+        self.sequence += 1;
+        placement.sequence = self.sequence;
         let before = out.len();
-        if state.group != Some(frame.id.group) {
+        if state.group != Some(placement.id.group) {
             placement.put_reference_time(out);
         }
+        let moof = self.position + (out.len() - before) as u64;
         placement.put(payload, out);
 
-        state.group = Some(frame.id.group);
+        state.group = Some(placement.id.group);
         state.next_decode_time = placement.decode_time + 1;
         state.end = placement.decode_time + placement.duration.as_micros() as u64;
-        self.sequence = placement.sequence;
         self.position += (out.len() - before) as u64;
-        let size = payload.len() as u32;
-        self.note(number, &placement, size);
-        Ok(())
+        self.note(number, &placement, payload.len() as u32);
+        Ok(moof..self.position)
     }
 
     /// Notes the frame that ends at the present position.
@@ -189,11 +230,8 @@ impl Writer {
     ///
     /// `None` where the file is too long for tables; it plays all the same.
     pub fn finish(&self) -> Option<Ending> {
-        let moov = self.start.write_tables(self.tables.as_deref()?).ok()?;
-        let mut bytes = Vec::with_capacity(MDAT_HEADER);
-        bytes.put_u32(1); // the size has 64 bits
-        bytes.put_slice(b"mdat");
-        bytes.put_u64(self.position - self.places.media_header);
+        let moov = self.start.write_tables(self.tables.as_deref()?, 0).ok()?;
+        let bytes = media_size(self.position - self.places.media_header);
         Some(Ending { moov, header: Patch { at: self.places.media_header, bytes } })
     }
 }

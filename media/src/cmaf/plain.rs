@@ -1,0 +1,159 @@
+//! A plain MP4 file made of a recording's frames: what an export is.
+
+use std::time::Duration;
+
+use bytes::BufMut;
+
+use super::boxes::put_box;
+use super::init::{MDAT_HEADER, Start};
+use super::table::{MAX_SAMPLES, Table};
+use super::{CmafError, Ending, Fragment, MAX_PAYLOAD, Patch};
+use crate::h264::ParameterSets;
+use crate::{Time, Track, TrackId};
+
+/// Turns the frames of recordings into a plain MP4 file: `ftyp`, one `mdat` with all media, and `moov` with the sample
+/// tables at the end. Media is copied byte for byte; what only Roadie reads (stamps, checksums) is left behind.
+///
+/// Bytes go to the file as they are handed out: what [`Plain::new`] returns, then one call of [`Plain::frame`] per
+/// frame, then [`Plain::finish`]. It holds 16 bytes of memory per frame.
+#[derive(Debug)]
+pub struct Plain {
+    start: Start,
+    tracks: Vec<Lane>,
+    position: u64,
+    media_header: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    id: TrackId,
+    table: Table,
+    /// Decode times must grow: at least one more than the last.
+    next_decode_time: u64,
+}
+
+impl Plain {
+    /// Starts a file whose time zero is `zero`: no frame was captured earlier. Each video track needs its parameter
+    /// sets.
+    pub fn new(
+        broadcast: &str,
+        tracks: &[Track],
+        parameter_sets: Vec<(TrackId, ParameterSets)>,
+        zero: Time,
+    ) -> Result<(Self, Vec<u8>), CmafError> {
+        let start = Start { broadcast: broadcast.into(), tracks: tracks.to_vec(), zero, parameter_sets };
+        // What cannot be described at the end is found out now.
+        start.write_tables(&[], 0)?;
+        let mut head = Vec::new();
+        put_box(&mut head, b"ftyp", |out| {
+            out.put_slice(b"isom");
+            out.put_u32(0x200);
+            out.put_slice(b"isomiso6avc1mp41");
+        });
+        let media_header = head.len() as u64;
+        head.extend(media_size(MDAT_HEADER as u64));
+        let lane = |track: &Track| Lane { id: track.id, table: Table::default(), next_decode_time: 0 };
+        let tracks = tracks.iter().map(lane).collect();
+        Ok((Self { start, tracks, position: head.len() as u64, media_header }, head))
+    }
+
+    /// The next frame of its track; its payload is to be appended to the file as it is.
+    pub fn frame(&mut self, fragment: &Fragment) -> Result<(), CmafError> {
+        let track = fragment.id.track;
+        let since_zero = fragment.capture_time.micros_since(self.start.zero);
+        let decode_time = u64::try_from(since_zero).map_err(|_| CmafError::BeforeStart)?;
+        let size = fragment.payload.len();
+        if size > MAX_PAYLOAD {
+            return Err(CmafError::FrameTooLarge(size));
+        }
+        let count: usize = self.tracks.iter().map(|lane| lane.table.len()).sum();
+        let lane =
+            self.tracks.iter_mut().find(|lane| lane.id == track).ok_or(CmafError::UnknownTrack(track))?;
+        let decode_time = decode_time.max(lane.next_decode_time);
+        let fits = count < MAX_SAMPLES
+            && lane.table.add(decode_time, fragment.duration, fragment.keyframe, self.position, size as u32);
+        if !fits {
+            return Err(CmafError::TooLong);
+        }
+        lane.next_decode_time = decode_time + 1;
+        self.position += size as u64;
+        Ok(())
+    }
+
+    /// What makes the file whole. It is shown from so long after its zero: what was captured before is there to be
+    /// decoded only (an edit list says so).
+    pub fn finish(self, shown_from: Duration) -> Result<Ending, CmafError> {
+        let tables: Vec<Table> = self.tracks.into_iter().map(|lane| lane.table).collect();
+        let moov = self.start.write_tables(&tables, shown_from.as_micros() as u64)?;
+        let bytes = media_size(self.position - self.media_header);
+        Ok(Ending { moov, header: Patch { at: self.media_header, bytes } })
+    }
+}
+
+/// The header of an `mdat` whose size has 64 bits.
+pub fn media_size(size: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(MDAT_HEADER);
+    bytes.put_u32(1);
+    bytes.put_slice(b"mdat");
+    bytes.put_u64(size);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::boxes::child;
+    use super::super::samples::{AUDIO, SETS, VIDEO, ZERO, show, tracks};
+    use super::super::{Item, Reader, Writer};
+    use super::*;
+
+    fn sets() -> Vec<(TrackId, ParameterSets)> {
+        vec![(VIDEO, ParameterSets::of(SETS).unwrap())]
+    }
+
+    fn fragments() -> Vec<Fragment> {
+        let (mut writer, mut file) = Writer::new("x", &tracks(), sets(), ZERO).unwrap();
+        show(10, 15).iter().for_each(|frame| drop(writer.fragment(frame, &mut file).unwrap()));
+        let mut reader = Reader::new();
+        reader.push(&file);
+        let fragment = |item| match item {
+            Item::Fragment(fragment) => Some(fragment),
+            Item::Start(_) => None,
+        };
+        std::iter::from_fn(|| reader.poll()).filter_map(fragment).collect()
+    }
+
+    #[test]
+    fn the_file_is_a_head_the_media_and_the_tables() {
+        let (mut plain, mut file) = Plain::new("x", &tracks(), sets(), ZERO).unwrap();
+        let fragments = fragments();
+        for fragment in &fragments {
+            plain.frame(fragment).unwrap();
+            file.extend_from_slice(&fragment.payload);
+        }
+        let media: usize = fragments.iter().map(|fragment| fragment.payload.len()).sum();
+        let Ending { moov, header } = plain.finish(Duration::ZERO).unwrap();
+        assert_eq!(file.len(), header.at as usize + MDAT_HEADER + media);
+        assert_eq!(header.bytes[8..], ((MDAT_HEADER + media) as u64).to_be_bytes());
+        let body = child(&moov, b"moov").unwrap();
+        assert!(child(body, b"mvex").is_none(), "it is not fragmented");
+    }
+
+    #[test]
+    fn what_cannot_be_in_it_says_why() {
+        assert_eq!(
+            Plain::new("x", &tracks(), Vec::new(), ZERO).unwrap_err(),
+            CmafError::NoParameterSets(VIDEO)
+        );
+        let (mut plain, _) = Plain::new("x", &tracks()[..1], sets(), ZERO).unwrap();
+        let mut fragment = fragments().remove(0);
+        fragment.id.track = AUDIO;
+        assert_eq!(plain.frame(&fragment), Err(CmafError::UnknownTrack(AUDIO)));
+        fragment.capture_time = ZERO - Duration::from_micros(1);
+        assert_eq!(plain.frame(&fragment), Err(CmafError::BeforeStart));
+        fragment.id.track = VIDEO;
+        fragment.capture_time = ZERO;
+        plain.frame(&fragment).unwrap();
+        fragment.capture_time = ZERO + Duration::from_secs(40 * 60);
+        assert_eq!(plain.frame(&fragment), Err(CmafError::TooLong));
+    }
+}

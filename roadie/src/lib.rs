@@ -8,6 +8,7 @@ pub mod edge_api;
 pub mod edge_process;
 pub mod emulator;
 pub mod live;
+pub mod recordings;
 pub mod report;
 pub mod show;
 pub mod terminal;

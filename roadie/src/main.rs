@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use roadie::{demo, devices, live};
+use roadie::{demo, devices, live, recordings};
 use tracing_subscriber::EnvFilter;
 
 /// Live video from a laptop to a watch party, over every uplink at once, recorded on the way.
@@ -19,6 +19,7 @@ enum Command {
     Live(Box<live::Raw>),
     Demo(Box<demo::Raw>),
     Devices(devices::Raw),
+    Recordings(recordings::Raw),
 }
 
 #[tokio::main]
@@ -38,6 +39,7 @@ async fn main() {
         },
         Command::Demo(raw) => demo::run(*raw).await,
         Command::Devices(raw) => devices::run(raw).await,
+        Command::Recordings(raw) => recordings::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie: {}", relay::settings::explain(&error));

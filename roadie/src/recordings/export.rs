@@ -1,0 +1,35 @@
+//! `roadie recordings export`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::play::{self, Kind};
+use super::{Which, merge, plan, shows, times};
+
+/// Make one plain MP4 file of a show, for any player, phone or editor. Picture and sound are copied as they are, not
+/// encoded again, from the best of all copies and parts; the tables (moov) are at the end of the file. Pauses stay
+/// as long as they were.
+#[derive(Args, Debug)]
+pub struct Raw {
+    #[command(flatten)]
+    which: Which,
+
+    /// The file to make, NAME.mp4
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub fn run(raw: &Raw) -> anyhow::Result<()> {
+    merge::check_output(&raw.output)?;
+    let plan = plan::plan(shows::one(&raw.which)?)?;
+    let made = play::write(&plan, Kind::Plain, &raw.output, None, "exporting")?;
+    merge::tell(&made)?;
+    if made.missing > 0 {
+        println!(
+            "{} missing: the picture stands or has blocks there; `roadie recordings verify` tells where.",
+            times::count(made.missing, "frame")
+        );
+    }
+    Ok(())
+}

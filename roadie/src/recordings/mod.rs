@@ -1,0 +1,62 @@
+//! `roadie recordings`: what is on the disks, whether it is whole, and what can be made of it.
+//!
+//! The files and their indexes are read by [`encoder::record::RecordingFile`]. Nothing here ever writes into a file
+//! that it reads; everything that is made has a temporary name until it is whole.
+
+mod clip;
+mod export;
+mod list;
+mod merge;
+mod output;
+mod plan;
+mod play;
+mod repair;
+mod scan;
+mod shows;
+mod times;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Look at recordings, check them, mend them, and make files of them that open everywhere.
+#[derive(Args, Debug)]
+pub struct Raw {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    List(list::Raw),
+    Verify(verify::Raw),
+    Repair(repair::Raw),
+    Merge(merge::Raw),
+    Export(export::Raw),
+    Clip(clip::Raw),
+}
+
+/// Which recordings are meant.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// Recordings, or folders of recordings; both copies of a show are better than one
+    #[arg(value_name = "FILE|DIR", required = true)]
+    places: Vec<PathBuf>,
+
+    /// Which show, where there are several: its number in `roadie recordings list` of the same folders
+    #[arg(long, value_name = "NUMBER")]
+    show: Option<usize>,
+}
+
+/// Does what was asked for. It waits for disks, so call it where that is allowed.
+pub fn run(raw: Raw) -> anyhow::Result<()> {
+    match raw.command {
+        Command::List(raw) => list::run(&raw),
+        Command::Verify(raw) => verify::run(&raw),
+        Command::Repair(raw) => repair::run(&raw),
+        Command::Merge(raw) => merge::run(&raw),
+        Command::Export(raw) => export::run(&raw),
+        Command::Clip(raw) => clip::run(&raw),
+    }
+}

@@ -1,0 +1,396 @@
+//! `roadie recordings verify`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::bail;
+use clap::Args;
+use encoder::record::RecordingFile;
+use media::cmaf::Digest;
+use media::{Time, Track, TrackId};
+use serde::Serialize;
+
+use super::output::Progress;
+use super::plan::{self, Expected, Hole};
+use super::play::name;
+use super::scan::{Scan, scan};
+use super::shows::{self, Show};
+use super::times;
+
+/// Problems of one kind told one by one for each copy; the rest is counted.
+const MAX_TOLD: usize = 25;
+
+/// Check recordings from the first byte to the last: every checksum, every gap, what is there against what was
+/// encoded and sent, and the copies against each other. Says of each problem what to do. Ends with an error where
+/// anything is wrong.
+#[derive(Args, Debug)]
+pub struct Raw {
+    /// Recordings, or folders of recordings; name both copies of a show to compare them
+    #[arg(value_name = "FILE|DIR", required = true)]
+    places: Vec<std::path::PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The file or folder.
+    pub place: String,
+    pub what: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+/// What was found out about one show.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    pub broadcast: String,
+    pub seconds: f64,
+    /// Groups of all tracks that are in any copy, and those that are whole in at least one.
+    pub groups: u64,
+    pub whole_groups: u64,
+    /// Groups that were compared with what was encoded, and found equal in at least one copy.
+    pub proven_groups: u64,
+    pub problems: Vec<Problem>,
+}
+
+pub fn run(raw: &Raw) -> anyhow::Result<()> {
+    let found = shows::find(&raw.places)?;
+    if found.shows.is_empty() && found.others.is_empty() {
+        bail!("there are no recordings in {}", raw.places[0].display());
+    }
+    let mut problems = 0;
+    let mut all = Vec::new();
+    for show in &found.shows {
+        let verified = verify(show)?;
+        problems += verified.problems.len();
+        if !raw.json {
+            tell(&verified, show);
+        }
+        all.push(verified);
+    }
+    for error in &found.others {
+        problems += 1;
+        if !raw.json {
+            println!("✕ {error}");
+        }
+    }
+    if raw.json {
+        let others: Vec<String> = found.others.iter().map(ToString::to_string).collect();
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "shows": all, "others": others }))?);
+    }
+    match problems {
+        0 => Ok(()),
+        _ => bail!("{} found", times::count(problems as u64, "problem")),
+    }
+}
+
+fn tell(verified: &Verified, show: &Show) {
+    let Verified { groups, whole_groups, proven_groups, .. } = verified;
+    println!(
+        "{}, {}, {}: {} of {groups} groups are whole, {proven_groups} of them proven to be what was encoded",
+        show.broadcast,
+        times::date(show.zero),
+        times::exact(show.length()),
+        whole_groups
+    );
+    for Problem { place, what, advice } in &verified.problems {
+        println!("✕ {place}: {what}\n    {advice}");
+    }
+    if verified.problems.is_empty() {
+        println!(
+            "✓ everything is right, in {}",
+            times::count(show.copies.len() as u64, "copy").replace("copys", "copies")
+        );
+    }
+}
+
+/// What one copy has of a group.
+#[derive(Clone)]
+struct Has {
+    frames: u32,
+    digest: Digest,
+    first_capture: Time,
+    holes: Vec<std::ops::Range<u32>>,
+}
+
+type Groups = BTreeMap<(TrackId, u64), Has>;
+
+/// Reads all files of a show and compares.
+pub fn verify(show: &Show) -> anyhow::Result<Verified> {
+    let files: Vec<&RecordingFile> = show.parts().map(|part| &part.file).collect();
+    let total = files.iter().map(|file| file.bytes()).sum();
+    let owned: Vec<RecordingFile> = files.iter().map(|file| (*file).clone()).collect();
+    let expected = plan::expected(&owned);
+    let tracks = show.tracks();
+    let (mut problems, mut copies, mut done) = (Vec::new(), Vec::new(), 0);
+    let mut progress = Progress::new("verifying");
+    for copy in &show.copies {
+        let mut groups = Groups::new();
+        for part in &copy.parts {
+            let scanned = scan(&part.file, &mut progress, done, total)?;
+            done += part.file.bytes();
+            file_problems(&part.file, &scanned, &expected, &mut problems);
+            add(&mut groups, scanned);
+        }
+        copies.push(groups);
+    }
+    drop(progress);
+    let mut all: BTreeSet<(TrackId, u64)> = expected.keys().copied().collect();
+    all.extend(copies.iter().flat_map(|groups| groups.keys().copied()));
+    let longest = |key: &(TrackId, u64)| {
+        let indexed = expected.get(key).map_or(0, |expected| expected.frames);
+        let end =
+            |has: &Has| has.holes.last().map_or(0, |hole| hole.end).max(has.frames + missing(&has.holes));
+        copies.iter().filter_map(|groups| groups.get(key).map(end)).max().unwrap_or(0).max(indexed)
+    };
+    let is_whole = |key: &(TrackId, u64), has: &Has| match expected.get(key) {
+        Some(expected) => has.digest == expected.digest,
+        None => has.frames == longest(key),
+    };
+    let whole_somewhere = |key: &(TrackId, u64)| {
+        copies.iter().any(|groups| groups.get(key).is_some_and(|has| is_whole(key, has)))
+    };
+    for (copy, groups) in show.copies.iter().zip(&copies) {
+        let place = copy.place.display().to_string();
+        let mut told = Told::new(&place, &mut problems);
+        for key in &all {
+            let elsewhere = match copies.len() {
+                1 => "it is lost here: `merge` with another copy fills it, if there is one",
+                _ if whole_somewhere(key) => {
+                    "another copy has it whole: `roadie recordings merge` takes it from there"
+                }
+                _ => "no copy has it whole: `merge` takes the frames that there are",
+            };
+            match groups.get(key) {
+                None => told.say(key, format!("{} is missing", group_name(&tracks, key)), elsewhere),
+                Some(has) if is_whole(key, has) => {}
+                Some(has) => {
+                    let at = times::exact(has.first_capture.saturating_since(show.zero));
+                    let what = incomplete(has, longest(key));
+                    told.say(key, format!("{} (at {at}): {what}", group_name(&tracks, key)), elsewhere);
+                }
+            }
+        }
+        told.finish();
+    }
+    holes(show, &tracks, &all, &copies, &mut problems);
+    let count = |test: &dyn Fn(&(TrackId, u64)) -> bool| all.iter().filter(|key| test(key)).count() as u64;
+    let whole_groups = count(&whole_somewhere);
+    let proven_groups = count(&|key| expected.contains_key(key) && whole_somewhere(key));
+    Ok(Verified {
+        broadcast: show.broadcast.clone(),
+        seconds: show.length().as_secs_f64(),
+        groups: all.len() as u64,
+        whole_groups,
+        proven_groups,
+        problems,
+    })
+}
+
+fn add(groups: &mut Groups, scanned: Scan) {
+    for group in scanned.groups {
+        let has = Has {
+            frames: group.frames,
+            digest: group.digest,
+            first_capture: group.first_capture,
+            holes: group.holes,
+        };
+        // The same group in two files of a copy: the fuller one.
+        match groups.get_mut(&(group.track, group.group)) {
+            Some(known) if known.frames >= has.frames => {}
+            Some(known) => *known = has,
+            None => drop(groups.insert((group.track, group.group), has)),
+        }
+    }
+}
+
+fn file_problems(
+    file: &RecordingFile,
+    scan: &Scan,
+    expected: &BTreeMap<(TrackId, u64), Expected>,
+    problems: &mut Vec<Problem>,
+) {
+    let place = file.path().display().to_string();
+    let mut say = |what: String, advice: &str| {
+        problems.push(Problem { place: place.clone(), what, advice: advice.into() });
+    };
+    let repair = "`roadie recordings repair` makes a sound file of the rest; `merge` takes the frames from another copy";
+    if let Some(error) = &scan.unreadable {
+        say(
+            format!("the disk cannot read it to its end: {error}"),
+            "save what there is with `merge`, and replace the disk",
+        );
+    }
+    if scan.broken_frames > 0 {
+        say(format!("{} with a wrong checksum", times::count(scan.broken_frames, "frame")), repair);
+    }
+    if scan.damaged_bytes > 0 {
+        say(format!("{} damaged or torn", times::count(scan.damaged_bytes, "byte")), repair);
+    }
+    if file.is_growing() {
+        say("it is being recorded just now".into(), "verify it again when the show is over");
+    } else if !file.is_finished() {
+        say(
+            "it was cut off: it plays, but long files open slowly in some players".into(),
+            "`roadie recordings repair` makes a plain MP4 file of it",
+        );
+    }
+    match file.sidecar() {
+        Err(why) => {
+            say(why, "`roadie recordings repair` makes a new index, but what was encoded is no longer proven")
+        }
+        Ok(index) => {
+            if index.damaged_lines > 0 && !(index.damaged_lines == 1 && !file.is_finished()) {
+                let lines = times::count(index.damaged_lines.into(), "line");
+                say(
+                    format!("its index has {lines} that cannot be read"),
+                    "`roadie recordings repair` makes a new one",
+                );
+            }
+            let differs = |entry: &&media::cmaf::GroupEntry| {
+                expected.get(&(entry.track, entry.group)).is_some_and(|first| first.digest != entry.digest)
+            };
+            if let Some(entry) = index.groups.iter().find(differs) {
+                say(
+                    format!("its index and that of another copy disagree about group {}", entry.group),
+                    "one of them was changed: keep both files and report this",
+                );
+            }
+        }
+    }
+}
+
+fn missing(holes: &[std::ops::Range<u32>]) -> u32 {
+    holes.iter().map(|hole| hole.end.saturating_sub(hole.start)).sum()
+}
+
+/// Which frames are not there, or that they are not the right ones.
+fn incomplete(has: &Has, frames: u32) -> String {
+    let end = has.frames.saturating_add(missing(&has.holes));
+    let mut ranges: Vec<String> = has
+        .holes
+        .iter()
+        .cloned()
+        .chain((end < frames).then_some(end..frames))
+        .map(|hole| match hole.end.saturating_sub(hole.start) {
+            1 => hole.start.to_string(),
+            _ => format!("{}–{}", hole.start, hole.end.saturating_sub(1)),
+        })
+        .collect();
+    ranges.dedup();
+    match ranges.is_empty() {
+        true => "its frames are not those that were encoded".into(),
+        false => format!("frames {} of {frames} are missing or damaged", ranges.join(", ")),
+    }
+}
+
+fn group_name(tracks: &[Track], (track, group): &(TrackId, u64)) -> String {
+    format!("{} group {group}", name(tracks, *track))
+}
+
+/// Groups that are in no copy, told from pauses between two starts of the encoder.
+fn holes(
+    show: &Show,
+    tracks: &[Track],
+    all: &BTreeSet<(TrackId, u64)>,
+    copies: &[Groups],
+    problems: &mut Vec<Problem>,
+) {
+    let first =
+        |key: &(TrackId, u64)| copies.iter().find_map(|groups| groups.get(key).map(|has| has.first_capture));
+    for track in tracks {
+        let keys = all.iter().filter(|(id, _)| *id == track.id);
+        let groups: Vec<_> = keys.filter_map(|key| Some((key.1, first(key)?))).collect();
+        for Hole { groups, from, to } in plan::holes(&groups) {
+            let Some(groups) = groups else { continue };
+            let at = |time: Time| times::exact(time.saturating_since(show.zero));
+            let last = groups.end.saturating_sub(1);
+            problems.push(Problem {
+                place: show.broadcast.clone(),
+                what: format!(
+                    "{} groups {}–{last} (between {} and {}) are in no copy",
+                    track.name,
+                    groups.start,
+                    at(from),
+                    at(to)
+                ),
+                advice: "name all copies, that of the edge too; if they are all here, these are lost".into(),
+            });
+        }
+    }
+}
+
+/// Tells problems with groups, many in a row as one.
+struct Told<'a> {
+    place: &'a str,
+    problems: &'a mut Vec<Problem>,
+    told: usize,
+    more: u64,
+    last: Option<((TrackId, u64), u64)>,
+}
+
+impl<'a> Told<'a> {
+    fn new(place: &'a str, problems: &'a mut Vec<Problem>) -> Self {
+        Self { place, problems, told: 0, more: 0, last: None }
+    }
+
+    fn say(&mut self, key: &(TrackId, u64), what: String, advice: &str) {
+        // A run of groups of which nothing is there.
+        if what.ends_with(" is missing")
+            && let Some((last, run)) = &mut self.last
+            && last.0 == key.0
+            && last.1.checked_add(1) == Some(key.1)
+            && let Some(problem) = self.problems.last_mut()
+        {
+            *last = *key;
+            *run += 1;
+            let begin = problem
+                .what
+                .split(" and the ")
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches(" is missing")
+                .to_owned();
+            problem.what = format!("{begin} and the {run} after it are missing");
+            return;
+        }
+        self.last = None;
+        if self.told == MAX_TOLD {
+            self.more += 1;
+            return;
+        }
+        self.told += 1;
+        if what.ends_with(" is missing") {
+            self.last = Some((*key, 0));
+        }
+        self.problems.push(Problem { place: self.place.into(), what, advice: advice.into() });
+    }
+
+    fn finish(self) {
+        if self.more > 0 {
+            self.problems.push(Problem {
+                place: self.place.into(),
+                what: format!("{} more groups have problems", self.more),
+                advice: "`roadie recordings merge` with another copy tells what is left of them".into(),
+            });
+        }
+    }
+}
+
+/// Whether a file is right by itself: for `repair`.
+pub fn needs_repair(file: &RecordingFile, scan: &Scan) -> Vec<String> {
+    let (mut problems, none) = (Vec::new(), BTreeMap::new());
+    file_problems(file, scan, &none, &mut problems);
+    problems.into_iter().map(|problem| problem.what).collect()
+}
+
+/// Where the original goes when it is repaired in place.
+pub fn original(path: &Path) -> std::path::PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".orig");
+    name.into()
+}

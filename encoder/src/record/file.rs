@@ -182,6 +182,8 @@ impl RecordingFile {
     pub fn contents(&self) -> Result<Contents, FileError> {
         let index = self.sidecar().ok().filter(|index| index.damaged_lines == 0);
         let mut groups = index.map(|index| index.groups).unwrap_or_default();
+        // A file that was cut off has less than its index lists.
+        groups.retain(|entry| entry.range.end <= self.bytes);
         let known: HashSet<(TrackId, u64)> = groups.iter().map(|entry| (entry.track, entry.group)).collect();
         // From where the last group begins of the track that the sidecar left first.
         let last_of = |track: TrackId| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use encoder::record::RecordingFile;
-use media::cmaf::Digest;
+use media::cmaf::{Digest, GroupEntry};
 use media::{Time, Track, TrackId};
 
 use super::output::Progress;
@@ -28,6 +28,7 @@ pub struct Planned {
 pub struct Expected {
     pub digest: Digest,
     pub frames: u32,
+    pub first_capture: Time,
 }
 
 /// All groups of a show.
@@ -83,7 +84,8 @@ pub fn plan(show: Show) -> anyhow::Result<Plan> {
 pub fn expected(files: &[RecordingFile]) -> BTreeMap<(TrackId, u64), Expected> {
     let mut expected = BTreeMap::new();
     for entry in files.iter().filter_map(|file| file.sidecar().ok()).flat_map(|index| index.groups) {
-        let says = Expected { digest: entry.digest, frames: entry.frames };
+        let GroupEntry { digest, frames, first_capture, .. } = entry;
+        let says = Expected { digest, frames, first_capture };
         expected.entry((entry.track, entry.group)).or_insert(says);
     }
     expected

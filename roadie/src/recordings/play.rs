@@ -40,6 +40,14 @@ pub struct Cut {
     pub to: Time,
 }
 
+impl Cut {
+    /// Sound decodes by itself, so only pictures are needed from before what is shown.
+    fn takes(&self, video: bool, capture: Time) -> bool {
+        let from = if video { self.decode_from } else { self.show_from };
+        (from..self.to).contains(&capture)
+    }
+}
+
 /// What was made.
 #[derive(Debug, Default)]
 pub struct Made {
@@ -66,6 +74,7 @@ impl Made {
 /// One track: its groups to come, and the frames of the present one.
 struct Lane<'a> {
     track: TrackId,
+    video: bool,
     groups: VecDeque<&'a Planned>,
     frames: VecDeque<Fragment>,
     /// Which file the present group came from: its parameter sets are there.
@@ -112,9 +121,7 @@ pub fn write(
     while let Some(at) = next(plan, &mut lanes, &mut made)? {
         let Some(lane) = lanes.get_mut(at) else { break };
         let Some(fragment) = lane.frames.pop_front() else { break };
-        let outside =
-            cut.is_some_and(|cut| fragment.capture_time < cut.decode_from || fragment.capture_time >= cut.to);
-        if outside {
+        if cut.is_some_and(|cut| !cut.takes(lane.video, fragment.capture_time)) {
             continue;
         }
         progress.at(fragment.capture_time.saturating_since(from).as_secs_f64() / length);
@@ -157,7 +164,7 @@ fn lanes(plan: &Plan, cut: Option<Cut>) -> Vec<Lane<'_>> {
         });
         let groups = all.into_iter().skip(from);
         let groups = groups.filter(|group| cut.is_none_or(|cut| group.first_capture < cut.to)).collect();
-        Lane { track: track.id, groups, frames: VecDeque::new(), file: 0 }
+        Lane { track: track.id, video: track.is_video(), groups, frames: VecDeque::new(), file: 0 }
     };
     plan.tracks.iter().map(lane).collect()
 }

@@ -177,7 +177,11 @@ pub fn verify(show: &Show) -> anyhow::Result<Verified> {
         }
         told.finish();
     }
-    holes(show, &tracks, &all, &copies, &mut problems);
+    let first = |key: &(TrackId, u64)| {
+        let recorded = copies.iter().find_map(|groups| groups.get(key).map(|has| has.first_capture));
+        recorded.or_else(|| expected.get(key).map(|expected| expected.first_capture))
+    };
+    holes(show, &tracks, &all, &first, &mut problems);
     let count = |test: &dyn Fn(&(TrackId, u64)) -> bool| all.iter().filter(|key| test(key)).count() as u64;
     let whole_groups = count(&whole_somewhere);
     let proven_groups = count(&|key| expected.contains_key(key) && whole_somewhere(key));
@@ -282,9 +286,10 @@ fn incomplete(has: &Has, frames: u32) -> String {
         })
         .collect();
     ranges.dedup();
-    match ranges.is_empty() {
-        true => "its frames are not those that were encoded".into(),
-        false => format!("frames {} of {frames} are missing or damaged", ranges.join(", ")),
+    match &ranges[..] {
+        [] => "its frames are not those that were encoded".into(),
+        [one] if !one.contains('–') => format!("frame {one} of {frames} is missing or damaged"),
+        _ => format!("frames {} of {frames} are missing or damaged", ranges.join(", ")),
     }
 }
 
@@ -292,27 +297,25 @@ fn group_name(tracks: &[Track], (track, group): &(TrackId, u64)) -> String {
     format!("{} group {group}", name(tracks, *track))
 }
 
-/// Groups that are in no copy, told from pauses between two starts of the encoder.
+/// Groups that are in no copy and in no index, told from pauses between two starts of the encoder.
 fn holes(
     show: &Show,
     tracks: &[Track],
     all: &BTreeSet<(TrackId, u64)>,
-    copies: &[Groups],
+    first: &dyn Fn(&(TrackId, u64)) -> Option<Time>,
     problems: &mut Vec<Problem>,
 ) {
-    let first =
-        |key: &(TrackId, u64)| copies.iter().find_map(|groups| groups.get(key).map(|has| has.first_capture));
     for track in tracks {
         let keys = all.iter().filter(|(id, _)| *id == track.id);
         let groups: Vec<_> = keys.filter_map(|key| Some((key.1, first(key)?))).collect();
         for Hole { groups, from, to } in plan::holes(&groups) {
             let Some(groups) = groups else { continue };
             let at = |time: Time| times::exact(time.saturating_since(show.zero));
-            let last = groups.end.saturating_sub(1);
+            let count = times::count(groups.end.saturating_sub(groups.start), "group");
             problems.push(Problem {
                 place: show.broadcast.clone(),
                 what: format!(
-                    "{} groups {}–{last} (between {} and {}) are in no copy",
+                    "{}: {count} from {} on (between {} and {}) in no copy",
                     track.name,
                     groups.start,
                     at(from),

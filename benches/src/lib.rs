@@ -5,3 +5,4 @@ pub mod cpu;
 pub mod latency;
 pub mod live_cpu;
 mod process;
+pub mod record;

@@ -1,5 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
+use benches::record::{kill, long};
 use benches::{bond, cpu, latency, live_cpu};
 use clap::{Parser, Subcommand};
 
@@ -17,6 +18,8 @@ enum Command {
     BondCpu(cpu::Raw),
     Latency(latency::Raw),
     LiveCpu(live_cpu::Raw),
+    RecordKill(kill::Raw),
+    RecordLong(long::Raw),
 }
 
 fn main() {
@@ -25,6 +28,8 @@ fn main() {
         Command::BondCpu(raw) => cpu::run(raw),
         Command::Latency(raw) => latency::run(raw),
         Command::LiveCpu(raw) => live_cpu::run(raw),
+        Command::RecordKill(raw) => kill::run(raw),
+        Command::RecordLong(raw) => long::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie-bench: {error:#}");

@@ -104,7 +104,7 @@ impl RecordingFile {
             return Err(FileError::Empty { path: path.to_owned() });
         }
         // The recorder holds a lock as long as it writes.
-        let growing = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+        let locked = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
         let mut head = Fragments::new(file.try_clone().map_err(error)?, Reader::new(), bytes.min(MAX_HEAD));
         let start = loop {
             match head.item() {
@@ -119,7 +119,8 @@ impl RecordingFile {
             Some(end) => has_tables(&mut file, end, bytes).map_err(error)?,
             None => false,
         };
-        Ok(Self { path: path.to_owned(), start, bytes, finished, growing })
+        // A finished file may still be in the hands of the thread that syncs it.
+        Ok(Self { path: path.to_owned(), start, bytes, finished, growing: locked && !finished })
     }
 
     /// Where it lies.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use roadie_encoder::record::Recorder;
+use roadie_encoder::record::{Recorder, recordings_in};
 
 use crate::fixture::{read, show, tracks, video};
 use crate::players::{ffprobe, gstreamer, run};
@@ -35,9 +35,7 @@ fn a_full_disk_leaves_files_that_play() {
     let script = format!("trap '' XFSZ; ulimit -f {LIMIT_BLOCKS}; exec \"$0\" --exact disk_full::child");
     run(Command::new("sh").arg("-c").arg(script).arg(std::env::current_exe().unwrap()).env(DIR, dir.path()));
 
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
+    let files: Vec<PathBuf> = recordings_in(dir.path()).unwrap();
     assert!(files.len() > 1, "{files:?}");
     for file in &files {
         let data = fs::read(file).unwrap();

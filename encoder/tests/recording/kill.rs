@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use media::Time;
-use roadie_encoder::record::Recorder;
+use roadie_encoder::record::{Recorder, recordings_in};
 
 use crate::fixture::{ZERO, read, show, tracks, video};
 use crate::players::{discover, ffprobe, ffprobe_torn, gstreamer};
@@ -49,7 +49,7 @@ fn kill_9_loses_at_most_a_few_frames() {
         let dir = tempfile::tempdir().unwrap();
         let last = record_and_kill(dir.path(), kill_after);
 
-        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let files = recordings_in(dir.path()).unwrap();
         let [file] = &files[..] else { panic!("{files:?}") };
         let (frames, torn) = read(&fs::read(file).unwrap());
         let end = frames.iter().map(|frame| frame.capture_time).max().expect("frames");

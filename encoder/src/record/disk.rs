@@ -34,6 +34,8 @@ pub trait Output: Send + Sync {
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Returns when the file (and its name) would survive a power cut.
     fn sync(&self) -> io::Result<()>;
+    /// Nothing more is appended: readers may take the file as it is.
+    fn release(&self) {}
     /// Whether the file has lost its name: what is written now will never be seen.
     fn is_removed(&self) -> io::Result<bool>;
 }
@@ -50,13 +52,9 @@ impl Directory {
         Self { dir: dir.to_owned(), mounted: is_mount_point(dir) }
     }
 
-    fn open(&self, path: &Path, options: &mut OpenOptions) -> io::Result<Arc<dyn Output>> {
+    fn open(&self, path: &Path, options: &mut OpenOptions) -> io::Result<RecordFile> {
         let file = options.write(true).open(path)?;
-        // Tells readers that the file still grows. Where a disk knows no locks they cannot see it; no harm is done.
-        if let Err(error) = file.try_lock() {
-            tracing::debug!(path = %path.display(), %error, "no lock");
-        }
-        Ok(Arc::new(RecordFile { file, dir: self.dir.clone(), name_is_safe: AtomicBool::new(false) }))
+        Ok(RecordFile { file, dir: self.dir.clone(), name_is_safe: AtomicBool::new(false) })
     }
 }
 
@@ -76,7 +74,13 @@ impl Disk for Directory {
             let name = if number == 1 { format!("{stem}.mp4") } else { format!("{stem}-{number}.mp4") };
             let path = self.dir.join(name);
             match self.open(&path, OpenOptions::new().create_new(true)) {
-                Ok(output) => return Ok((path, output)),
+                Ok(output) => {
+                    // Tells readers that the file still grows. Where a disk knows no locks they cannot see it.
+                    if let Err(error) = output.file.try_lock() {
+                        tracing::debug!(path = %path.display(), %error, "no lock");
+                    }
+                    return Ok((path, Arc::new(output)));
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -89,7 +93,8 @@ impl Disk for Directory {
 
     fn create_index(&self, recording: &Path) -> io::Result<Arc<dyn Output>> {
         // The recording was made just now: an index of its name is left over from one that is gone.
-        self.open(&super::sidecar_path(recording), OpenOptions::new().create(true).truncate(true))
+        let options = &mut OpenOptions::new();
+        Ok(Arc::new(self.open(&super::sidecar_path(recording), options.create(true).truncate(true))?))
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -133,6 +138,12 @@ impl Output for RecordFile {
             self.name_is_safe.store(true, Relaxed);
         }
         Ok(())
+    }
+
+    fn release(&self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, "the lock goes with the file");
+        }
     }
 
     fn is_removed(&self) -> io::Result<bool> {

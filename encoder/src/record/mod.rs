@@ -264,4 +264,6 @@ fn check_codec(track: &Track) -> Result<(), RecordError> {
 }
 
 #[cfg(test)]
+mod power_cut;
+#[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_secs(5);
 
 /// Looks kept: one per sync over the window, and no more if somebody looks more often.
-const MAX_LOOKS: usize = 128;
+const MAX_LOOKS: usize = 160;
 
 /// Kept free, so that a copy ends with its tables written and the system goes on to work.
 const RESERVE: u64 = 200_000_000;

@@ -23,7 +23,7 @@ const GROUP: u32 = 10;
 /// Parameter sets of 1280x720 as x264 makes them, with start codes.
 const SETS: &[u8] = b"\0\0\0\x01\x67\x42\xc0\x1f\xd9\0\x50\x05\xbb\x01\x10\0\0\x03\0\x10\0\0\x03\x03\xc0\xf1\x83\x24\x80\0\0\0\x01\x68\xcb\x83\xcb\x20";
 
-fn tracks() -> Vec<Track> {
+pub fn tracks() -> Vec<Track> {
     let video = VideoConfig {
         codec: "avc3.42c01f".into(),
         width: 1280,
@@ -39,7 +39,7 @@ fn tracks() -> Vec<Track> {
 }
 
 /// Picture number `n` of ten a second, in groups of one second.
-fn picture(n: u32) -> Frame {
+pub fn picture(n: u32) -> Frame {
     let (group, frame) = (u64::from(n / GROUP), n % GROUP);
     let mut data = if frame == 0 { SETS.to_vec() } else { Vec::new() };
     data.extend([0, 0, 0, 1, if frame == 0 { 0x65 } else { 0x41 }, n as u8 | 1]);
@@ -49,7 +49,7 @@ fn picture(n: u32) -> Frame {
 }
 
 /// A packet captured so many milliseconds after (or before) the first picture.
-fn sound(millis: i64) -> Frame {
+pub fn sound(millis: i64) -> Frame {
     let id = FrameId { track: AUDIO, group: 7, frame: 0 };
     let capture_time = ZERO.offset_by(millis * 1000);
     Frame { id, capture_time, keyframe: true, data: Bytes::from_static(&[0xfc, 1, 2]) }

@@ -254,6 +254,7 @@ impl Recording {
         let mut any = false;
         for part in [self.leaving.take(), self.part.take()].into_iter().flatten() {
             part.cut_torn_end();
+            part.files.media.release();
             self.syncer.retire(&part.files.media);
             any = true;
         }
@@ -309,6 +310,7 @@ impl Recording {
                 part.cut_torn_end();
             }
         }
+        part.files.media.release();
         self.syncer.retire(&part.files.media);
     }
 

@@ -4,6 +4,7 @@
 //! that it reads; everything that is made has a temporary name until it is whole.
 
 mod clip;
+mod compare;
 mod export;
 mod list;
 mod merge;

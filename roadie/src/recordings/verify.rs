@@ -1,15 +1,16 @@
 //! `roadie recordings verify`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::bail;
 use clap::Args;
 use encoder::record::RecordingFile;
-use media::cmaf::Digest;
-use media::{Time, Track, TrackId};
+use media::{Time, Track};
 use serde::Serialize;
 
+use super::compare::{Comparison, Has, Key};
 use super::output::Progress;
 use super::plan::{self, Expected, Hole};
 use super::play::name;
@@ -49,10 +50,10 @@ pub struct Problem {
 pub struct Verified {
     pub broadcast: String,
     pub seconds: f64,
-    /// Groups of all tracks that are in any copy, and those that are whole in at least one.
+    /// Groups of all tracks that are known, and those that are whole in one copy or in all together.
     pub groups: u64,
     pub whole_groups: u64,
-    /// Groups that were compared with what was encoded, and found equal in at least one copy.
+    /// Those of them of which an index says what was encoded.
     pub proven_groups: u64,
     pub problems: Vec<Problem>,
 }
@@ -108,114 +109,68 @@ fn tell(verified: &Verified, show: &Show) {
     }
 }
 
-/// What one copy has of a group.
-#[derive(Clone)]
-struct Has {
-    frames: u32,
-    digest: Digest,
-    first_capture: Time,
-    holes: Vec<std::ops::Range<u32>>,
-}
-
-type Groups = BTreeMap<(TrackId, u64), Has>;
-
 /// Reads all files of a show and compares.
 pub fn verify(show: &Show) -> anyhow::Result<Verified> {
-    let files: Vec<&RecordingFile> = show.parts().map(|part| &part.file).collect();
-    let total = files.iter().map(|file| file.bytes()).sum();
-    let owned: Vec<RecordingFile> = files.iter().map(|file| (*file).clone()).collect();
-    let expected = plan::expected(&owned);
+    let files: Vec<RecordingFile> = show.parts().map(|part| part.file.clone()).collect();
+    let total = files.iter().map(RecordingFile::bytes).sum();
+    let expected = plan::expected(&files);
     let tracks = show.tracks();
     let (mut problems, mut copies, mut done) = (Vec::new(), Vec::new(), 0);
     let mut progress = Progress::new("verifying");
     for copy in &show.copies {
-        let mut groups = Groups::new();
+        let mut scans = Vec::new();
         for part in &copy.parts {
             let scanned = scan(&part.file, &mut progress, done, total)?;
             done += part.file.bytes();
             file_problems(&part.file, &scanned, &expected, &mut problems);
-            add(&mut groups, scanned);
+            scans.push(scanned);
         }
-        copies.push(groups);
+        copies.push(scans);
     }
     drop(progress);
-    let mut all: BTreeSet<(TrackId, u64)> = expected.keys().copied().collect();
-    all.extend(copies.iter().flat_map(|groups| groups.keys().copied()));
-    let longest = |key: &(TrackId, u64)| {
-        let indexed = expected.get(key).map_or(0, |expected| expected.frames);
-        let end =
-            |has: &Has| has.holes.last().map_or(0, |hole| hole.end).max(has.frames + missing(&has.holes));
-        copies.iter().filter_map(|groups| groups.get(key).map(end)).max().unwrap_or(0).max(indexed)
-    };
-    let is_whole = |key: &(TrackId, u64), has: &Has| match expected.get(key) {
-        Some(expected) => has.digest == expected.digest,
-        None => has.frames == longest(key),
-    };
-    let whole_somewhere = |key: &(TrackId, u64)| {
-        copies.iter().any(|groups| groups.get(key).is_some_and(|has| is_whole(key, has)))
-    };
-    for (copy, groups) in show.copies.iter().zip(&copies) {
+    let found = Comparison::new(copies, expected);
+    for (copy, groups) in show.copies.iter().zip(&found.copies) {
         let place = copy.place.display().to_string();
         let mut told = Told::new(&place, &mut problems);
-        for key in &all {
-            let elsewhere = match copies.len() {
+        for key in &found.all {
+            let elsewhere = match found.copies.len() {
                 1 => "it is lost here: `merge` with another copy fills it, if there is one",
-                _ if whole_somewhere(key) => {
+                _ if found.is_whole_somewhere(*key) => {
                     "another copy has it whole: `roadie recordings merge` takes it from there"
+                }
+                _ if found.is_whole_together(*key) => {
+                    "no copy has all of it, but together they do: `roadie recordings merge` puts it together"
                 }
                 _ => "no copy has it whole: `merge` takes the frames that there are",
             };
             match groups.get(key) {
                 None => told.say(key, format!("{} is missing", group_name(&tracks, key)), elsewhere),
-                Some(has) if is_whole(key, has) => {}
+                Some(has) if found.is_whole(*key, has) => {}
                 Some(has) => {
                     let at = times::exact(has.first_capture.saturating_since(show.zero));
-                    let what = incomplete(has, longest(key));
+                    let what = incomplete(has, found.frames(*key));
                     told.say(key, format!("{} (at {at}): {what}", group_name(&tracks, key)), elsewhere);
                 }
             }
         }
         told.finish();
     }
-    let first = |key: &(TrackId, u64)| {
-        let recorded = copies.iter().find_map(|groups| groups.get(key).map(|has| has.first_capture));
-        recorded.or_else(|| expected.get(key).map(|expected| expected.first_capture))
-    };
-    holes(show, &tracks, &all, &first, &mut problems);
-    let count = |test: &dyn Fn(&(TrackId, u64)) -> bool| all.iter().filter(|key| test(key)).count() as u64;
-    let whole_groups = count(&whole_somewhere);
-    let proven_groups = count(&|key| expected.contains_key(key) && whole_somewhere(key));
+    holes(show, &tracks, &found, &mut problems);
+    let whole: Vec<&Key> = found.all.iter().filter(|key| found.is_whole_together(**key)).collect();
     Ok(Verified {
         broadcast: show.broadcast.clone(),
         seconds: show.length().as_secs_f64(),
-        groups: all.len() as u64,
-        whole_groups,
-        proven_groups,
+        groups: found.all.len() as u64,
+        whole_groups: whole.len() as u64,
+        proven_groups: whole.iter().filter(|key| found.expected.contains_key(**key)).count() as u64,
         problems,
     })
-}
-
-fn add(groups: &mut Groups, scanned: Scan) {
-    for group in scanned.groups {
-        let has = Has {
-            frames: group.frames,
-            digest: group.digest,
-            first_capture: group.first_capture,
-            holes: group.holes,
-        };
-        // The same group in two files of a copy: the fuller one.
-        match groups.get_mut(&(group.track, group.group)) {
-            Some(known) if known.frames >= has.frames => {}
-            Some(known) => *known = has,
-            None => drop(groups.insert((group.track, group.group), has)),
-        }
-    }
 }
 
 fn file_problems(
     file: &RecordingFile,
     scan: &Scan,
-    expected: &BTreeMap<(TrackId, u64), Expected>,
+    expected: &BTreeMap<Key, Expected>,
     problems: &mut Vec<Problem>,
 ) {
     let place = file.path().display().to_string();
@@ -268,24 +223,13 @@ fn file_problems(
     }
 }
 
-fn missing(holes: &[std::ops::Range<u32>]) -> u32 {
-    holes.iter().map(|hole| hole.end.saturating_sub(hole.start)).sum()
-}
-
 /// Which frames are not there, or that they are not the right ones.
 fn incomplete(has: &Has, frames: u32) -> String {
-    let end = has.frames.saturating_add(missing(&has.holes));
-    let mut ranges: Vec<String> = has
-        .holes
-        .iter()
-        .cloned()
-        .chain((end < frames).then_some(end..frames))
-        .map(|hole| match hole.end.saturating_sub(hole.start) {
-            1 => hole.start.to_string(),
-            _ => format!("{}–{}", hole.start, hole.end.saturating_sub(1)),
-        })
-        .collect();
-    ranges.dedup();
+    let range = |hole: Range<u32>| match hole.end.saturating_sub(hole.start) {
+        1 => hole.start.to_string(),
+        _ => format!("{}–{}", hole.start, hole.end.saturating_sub(1)),
+    };
+    let ranges: Vec<String> = has.lacks(frames).into_iter().map(range).collect();
     match &ranges[..] {
         [] => "its frames are not those that were encoded".into(),
         [one] if !one.contains('–') => format!("frame {one} of {frames} is missing or damaged"),
@@ -293,21 +237,15 @@ fn incomplete(has: &Has, frames: u32) -> String {
     }
 }
 
-fn group_name(tracks: &[Track], (track, group): &(TrackId, u64)) -> String {
+fn group_name(tracks: &[Track], (track, group): &Key) -> String {
     format!("{} group {group}", name(tracks, *track))
 }
 
 /// Groups that are in no copy and in no index, told from pauses between two starts of the encoder.
-fn holes(
-    show: &Show,
-    tracks: &[Track],
-    all: &BTreeSet<(TrackId, u64)>,
-    first: &dyn Fn(&(TrackId, u64)) -> Option<Time>,
-    problems: &mut Vec<Problem>,
-) {
+fn holes(show: &Show, tracks: &[Track], found: &Comparison, problems: &mut Vec<Problem>) {
     for track in tracks {
-        let keys = all.iter().filter(|(id, _)| *id == track.id);
-        let groups: Vec<_> = keys.filter_map(|key| Some((key.1, first(key)?))).collect();
+        let keys = found.all.iter().filter(|(id, _)| *id == track.id);
+        let groups: Vec<_> = keys.filter_map(|key| Some((key.1, found.first_capture(*key)?))).collect();
         for Hole { groups, from, to } in plan::holes(&groups) {
             let Some(groups) = groups else { continue };
             let at = |time: Time| times::exact(time.saturating_since(show.zero));
@@ -333,7 +271,7 @@ struct Told<'a> {
     problems: &'a mut Vec<Problem>,
     told: usize,
     more: u64,
-    last: Option<((TrackId, u64), u64)>,
+    last: Option<(Key, u64)>,
 }
 
 impl<'a> Told<'a> {
@@ -341,7 +279,7 @@ impl<'a> Told<'a> {
         Self { place, problems, told: 0, more: 0, last: None }
     }
 
-    fn say(&mut self, key: &(TrackId, u64), what: String, advice: &str) {
+    fn say(&mut self, key: &Key, what: String, advice: &str) {
         // A run of groups of which nothing is there.
         if what.ends_with(" is missing")
             && let Some((last, run)) = &mut self.last

@@ -10,9 +10,11 @@ use media::Track;
 use super::play::{self, Cut, Kind};
 use super::{Which, merge, plan, shows, times};
 
-/// Cut a piece out of a show, as a plain MP4 file and without encoding again. Times count from the start of the
-/// show (of the files that are named). The file holds everything from the keyframe before `--from` on, because
-/// pictures decode only from there; players begin to show it at `--from`.
+/// Cut a piece out of a show, as a plain MP4 file.
+///
+/// Nothing is encoded again. Times count from the start of the show (of the files that are named). The file holds the
+/// pictures from the keyframe before `--from` on, because they decode only from there; players begin to show it at
+/// `--from`.
 #[derive(Args, Debug)]
 pub struct Raw {
     #[command(flatten)]

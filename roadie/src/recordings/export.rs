@@ -7,9 +7,10 @@ use clap::Args;
 use super::play::{self, Kind};
 use super::{Which, merge, plan, shows, times};
 
-/// Make one plain MP4 file of a show, for any player, phone or editor. Picture and sound are copied as they are, not
-/// encoded again, from the best of all copies and parts; the tables (moov) are at the end of the file. Pauses stay
-/// as long as they were.
+/// Make one plain MP4 file of a show, for any player, phone or editor.
+///
+/// Picture and sound are copied as they are, not encoded again, from the best of all copies and parts; the tables
+/// (moov) are at the end of the file. Pauses stay as long as they were.
 #[derive(Args, Debug)]
 pub struct Raw {
     #[command(flatten)]

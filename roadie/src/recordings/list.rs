@@ -10,8 +10,10 @@ use super::plan;
 use super::shows::{self, Copy, Found, Show};
 use super::times;
 
-/// Show what was recorded: shows, their copies and parts, how long and how large they are, and whether they are
-/// whole as far as their indexes tell (`verify` reads everything).
+/// Show what was recorded.
+///
+/// Shows, their copies and parts, how long and how large they are, and whether they are whole as far as their indexes
+/// tell (`verify` reads everything).
 #[derive(Args, Debug)]
 pub struct Raw {
     /// Folders of recordings [default: this one]

@@ -8,8 +8,10 @@ use clap::Args;
 use super::play::{self, Kind, Made};
 use super::{Which, output, plan, shows, times};
 
-/// Make one recording of all copies and parts of a show: each group from a copy where it is whole, byte for byte,
-/// and where no copy has all of a group, frame by frame. The originals are only read.
+/// Make one recording of all copies and parts of a show.
+///
+/// Each group is taken from a copy where it is whole, byte for byte, and where no copy has all of a group, frame by
+/// frame. The originals are only read.
 #[derive(Args, Debug)]
 pub struct Raw {
     #[command(flatten)]

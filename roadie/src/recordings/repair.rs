@@ -13,8 +13,10 @@ use super::scan::scan;
 use super::times;
 use super::verify::{needs_repair, original};
 
-/// Mend a recording after a power cut, a crash or a bad disk: every frame whose checksum is right goes into a new
-/// file, a plain MP4 with an index beside it. The original is never written to.
+/// Mend a recording after a power cut, a crash or a bad disk.
+///
+/// Every frame whose checksum is right goes into a new file, a plain MP4 with an index beside it. The original is never
+/// written to.
 #[derive(Args, Debug)]
 pub struct Raw {
     /// The recording, NAME.mp4; NAME.repaired.mp4 is made beside it

@@ -21,9 +21,10 @@ use super::times;
 /// Problems of one kind told one by one for each copy; the rest is counted.
 const MAX_TOLD: usize = 25;
 
-/// Check recordings from the first byte to the last: every checksum, every gap, what is there against what was
-/// encoded and sent, and the copies against each other. Says of each problem what to do. Ends with an error where
-/// anything is wrong.
+/// Check recordings from the first byte to the last.
+///
+/// Every checksum, every gap, what is there against what was encoded and sent, and the copies against each other. Says
+/// of each problem what to do. Ends with an error where anything is wrong.
 #[derive(Args, Debug)]
 pub struct Raw {
     /// Recordings, or folders of recordings; name both copies of a show to compare them

@@ -1,6 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
-use benches::record::{kill, long};
+use benches::record::{disk, kill, long, power};
 use benches::{bond, cpu, latency, live_cpu};
 use clap::{Parser, Subcommand};
 
@@ -18,8 +18,10 @@ enum Command {
     BondCpu(cpu::Raw),
     Latency(latency::Raw),
     LiveCpu(live_cpu::Raw),
+    RecordDisk(disk::Raw),
     RecordKill(kill::Raw),
     RecordLong(long::Raw),
+    RecordPower(power::Raw),
 }
 
 fn main() {
@@ -28,8 +30,10 @@ fn main() {
         Command::BondCpu(raw) => cpu::run(raw),
         Command::Latency(raw) => latency::run(raw),
         Command::LiveCpu(raw) => live_cpu::run(raw),
+        Command::RecordDisk(raw) => disk::run(raw),
         Command::RecordKill(raw) => kill::run(raw),
         Command::RecordLong(raw) => long::run(raw),
+        Command::RecordPower(raw) => power::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie-bench: {error:#}");

@@ -25,20 +25,32 @@ pub struct Held {
 
 /// Reads a folder.
 pub fn read(dir: &Path) -> anyhow::Result<Held> {
-    let mut held = Held { files: recordings_in(dir)?, ..Held::default() };
-    for path in held.files.clone() {
-        let file = RecordingFile::open(&path)?;
-        let mut fragments = file.fragments()?;
-        while let Some(fragment) = fragments.next() {
-            let fragment = fragment?;
-            match fragment.intact {
-                true => drop(held.frames.insert(fragment.id, (fragment.capture_time, fragment.payload))),
-                false => held.broken += 1,
-            }
-        }
-        held.torn += fragments.damaged_bytes();
-        held.groups += file.contents()?.groups.len();
+    let mut held = Held::default();
+    for path in recordings_in(dir)? {
+        let one = read_file(&path)?;
+        held.frames.extend(one.frames);
+        held.files.push(path);
+        held.broken += one.broken;
+        held.torn += one.torn;
+        held.groups += one.groups;
     }
+    Ok(held)
+}
+
+/// Reads one file.
+pub fn read_file(path: &Path) -> anyhow::Result<Held> {
+    let mut held = Held { files: vec![path.to_owned()], ..Held::default() };
+    let file = RecordingFile::open(path)?;
+    let mut fragments = file.fragments()?;
+    while let Some(fragment) = fragments.next() {
+        let fragment = fragment?;
+        match fragment.intact {
+            true => drop(held.frames.insert(fragment.id, (fragment.capture_time, fragment.payload))),
+            false => held.broken += 1,
+        }
+    }
+    held.torn = fragments.damaged_bytes();
+    held.groups = file.contents()?.groups.len();
     Ok(held)
 }
 

@@ -374,7 +374,8 @@ fn explain(what: &str, error: &io::Error) -> String {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on this disk",
         ErrorKind::FileTooLarge => "this disk allows no larger file",
         ErrorKind::NotFound => "put the directory back",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "make the directory writable",
+        ErrorKind::PermissionDenied => "make the directory writable",
+        ErrorKind::ReadOnlyFilesystem => "this disk has become read-only, as failing ones do: check or replace it",
         _ => "check this disk",
     };
     format!("cannot {what}: {error}; {advice}, and recording goes on in a new file")

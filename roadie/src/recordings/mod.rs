@@ -50,6 +50,13 @@ pub struct Which {
     show: Option<usize>,
 }
 
+/// Makes `NAME.repaired.mp4` of `NAME.mp4`: its intact frames, as a plain MP4 with an index beside it. Returns how many
+/// they are.
+pub fn repair(file: &std::path::Path) -> anyhow::Result<u64> {
+    let target = file.with_extension("repaired.mp4");
+    repair::rewrite(&encoder::record::RecordingFile::open(file)?, &target)
+}
+
 /// Does what was asked for. It waits for disks, so call it where that is allowed.
 pub fn run(raw: Raw) -> anyhow::Result<()> {
     match raw.command {

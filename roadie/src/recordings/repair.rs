@@ -83,7 +83,7 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
 }
 
 /// Copies all intact frames in the order of the file. Returns how many.
-fn rewrite(file: &RecordingFile, target: &std::path::Path) -> anyhow::Result<u64> {
+pub fn rewrite(file: &RecordingFile, target: &std::path::Path) -> anyhow::Result<u64> {
     let start = file.start();
     let (mut writer, head) =
         Writer::new(&start.broadcast, &start.tracks, start.parameter_sets.clone(), start.zero)?;

@@ -25,6 +25,10 @@ fn bad_input_is_named_and_fails() {
         ("bond --share 1+2@6", "--simulate"),
         ("bond-cpu --video 0", "--video"),
         ("bond-cpu --uplinks 9", "1 to 8"),
+        ("record-kill --runs 0", "--runs 0"),
+        ("record-kill --runs 1 --roadie /nowhere/roadie", "runs failed"),
+        ("record-long --hours 99", "--hours"),
+        ("record-power --runs 0", "--runs 0"),
     ] {
         let output = bench(arguments);
         let words = String::from_utf8_lossy(&output.stderr);

@@ -375,7 +375,9 @@ fn explain(what: &str, error: &io::Error) -> String {
         ErrorKind::FileTooLarge => "this disk allows no larger file",
         ErrorKind::NotFound => "put the directory back",
         ErrorKind::PermissionDenied => "make the directory writable",
-        ErrorKind::ReadOnlyFilesystem => "this disk has become read-only, as failing ones do: check or replace it",
+        ErrorKind::ReadOnlyFilesystem => {
+            "this disk has become read-only, as failing ones do: check or replace it"
+        }
         _ => "check this disk",
     };
     format!("cannot {what}: {error}; {advice}, and recording goes on in a new file")

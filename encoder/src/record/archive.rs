@@ -9,6 +9,7 @@ use media::cmaf::{Digest, GroupDigest, GroupEntry};
 use media::{Frame, Track, TrackId};
 
 use super::file::{FileError, Pieces, RecordingFile, recordings_in};
+use crate::MASTER_TRACK;
 use crate::tap::TapStatus;
 
 /// Why a group cannot be read.
@@ -46,7 +47,8 @@ pub enum ArchiveError {
     },
 }
 
-/// Reads groups back from one or more copies of a show.
+/// Reads groups back from one or more copies of a show: those of the tracks that are sent. (The master, which is only
+/// recorded, is not among them.)
 ///
 /// [`Archive::read`] and [`Archive::open`] wait for disks, which may take long: call them on a thread that may wait.
 /// The others return at once. It holds about 200 bytes for each group.
@@ -109,7 +111,7 @@ impl Archive {
         files.sort_by_key(|file| file.start().zero);
         let mut state = State::default();
         for file in files {
-            for track in &file.start().tracks {
+            for track in file.start().tracks.iter().filter(|track| track.id != MASTER_TRACK) {
                 if !state.tracks.iter().any(|known| known.id == track.id) {
                     state.tracks.push(track.clone());
                 }
@@ -215,6 +217,9 @@ impl State {
     }
 
     fn add(&mut self, path: &Path, entry: GroupEntry) {
+        if entry.track == MASTER_TRACK {
+            return;
+        }
         // The newest files are the likely ones.
         let number = self.paths.iter().rposition(|known| known == path).unwrap_or_else(|| {
             self.paths.push(path.to_owned());

@@ -28,6 +28,10 @@ pub struct Raw {
     #[arg(long, value_name = "TIME")]
     to: String,
 
+    /// All renditions of the picture, each as a track, instead of the best one alone
+    #[arg(long)]
+    all_renditions: bool,
+
     /// The file to make, NAME.mp4
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
@@ -44,7 +48,10 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     if from >= show.length() {
         bail!("--from {}: this show is only {} long", raw.from, times::exact(show.length()));
     }
-    let plan = plan::plan(show)?;
+    let mut plan = plan::plan(show)?;
+    if !raw.all_renditions {
+        plan.best_picture_only();
+    }
     let (show_from, end) = (plan.zero + from, plan.zero + to);
     // The main picture leads; of a show without pictures, the first track.
     let leading = plan

@@ -16,6 +16,10 @@ pub struct Raw {
     #[command(flatten)]
     which: Which,
 
+    /// All renditions of the picture, each as a track, instead of the best one alone
+    #[arg(long)]
+    all_renditions: bool,
+
     /// The file to make, NAME.mp4
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
@@ -23,7 +27,10 @@ pub struct Raw {
 
 pub fn run(raw: &Raw) -> anyhow::Result<()> {
     merge::check_output(&raw.output)?;
-    let plan = plan::plan(shows::one(&raw.which)?)?;
+    let mut plan = plan::plan(shows::one(&raw.which)?)?;
+    if !raw.all_renditions {
+        plan.best_picture_only();
+    }
     let made = play::write(&plan, Kind::Plain, &raw.output, None, "exporting")?;
     merge::tell(&made)?;
     if made.missing > 0 {

@@ -42,6 +42,14 @@ pub struct Plan {
     pub groups: Vec<Planned>,
 }
 
+impl Plan {
+    /// Leaves out all renditions but the best picture: a player shows one only, and an editor would show them all.
+    pub fn best_picture_only(&mut self) {
+        let best = self.tracks.iter().find(|track| track.is_video()).map(|track| track.id);
+        self.tracks.retain(|track| !track.is_video() || Some(track.id) == best);
+    }
+}
+
 /// Reads all files once.
 pub fn plan(show: Show) -> anyhow::Result<Plan> {
     let tracks = show.tracks();

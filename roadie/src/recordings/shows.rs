@@ -34,7 +34,7 @@ pub struct Show {
 }
 
 impl Show {
-    /// Every track that is in any part, by its number.
+    /// Every track that is in any part, the best picture first, as in the files.
     pub fn tracks(&self) -> Vec<Track> {
         let mut tracks: Vec<Track> = Vec::new();
         for track in self.parts().flat_map(|part| &part.file.start().tracks) {
@@ -42,7 +42,6 @@ impl Show {
                 tracks.push(track.clone());
             }
         }
-        tracks.sort_by_key(|track| track.id);
         tracks
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser};
 use media::{FrameId, TrackId};
-use roadie::live;
+use roadie::{live, on_air};
 use sim::Rng;
 
 use super::copies::{self, Held};
@@ -271,7 +271,7 @@ fn be_the_show(arguments: Vec<String>) -> anyhow::Result<()> {
         .init();
     let live = Live::try_parse_from(std::iter::once("roadie live".to_owned()).chain(arguments))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async { live::run(live.raw.check()?).await })
+    runtime.block_on(async { on_air::run(live.raw.check()?).await })
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ pub fn parse(text: &str) -> anyhow::Result<Duration> {
     }
     let mut total: f64 = seconds.parse().with_context(words)?;
     for (field, unit) in larger.iter().rev().zip([60.0, 3600.0]) {
-        let value: u32 = field.parse().with_context(words)?;
+        // Rust reads a plus sign too.
+        let digits = field.bytes().all(|byte| byte.is_ascii_digit());
+        let value: u32 = field.parse().ok().filter(|_| digits).with_context(words)?;
         total += f64::from(value) * unit;
     }
     Duration::try_from_secs_f64(total).with_context(words)

@@ -85,10 +85,14 @@ pub(crate) fn open(
     let ends = capture.stamps == Stamps::Theirs;
     if let Some(last) = &capture.pictures {
         let (program, place) = (program.clone(), place.clone());
+        let pace = ends.then(|| Mutex::new(Pace::new(video.fps)));
         let take = move |buffer: gst::Buffer, pts: gst::ClockTime| {
             let now = place.epoch.running_time();
             place.watch.picture(now);
             if let Some(at) = place.place(pts, now) {
+                if let Some(pace) = &pace {
+                    pace.lock().unwrap_or_else(PoisonError::into_inner).wait(epoch);
+                }
                 program.picture(number, buffer, at);
             }
         };
@@ -115,6 +119,26 @@ pub(crate) fn open(
     }
     source.worker = capture.feed.map(|feed| feed.run(&pipeline, watch)).transpose()?;
     Ok(source)
+}
+
+/// Keeps pictures that come in a burst, as TCP gives them, apart: an encoder drops those that it has no
+/// time for. It holds up the stream's own thread only, and adds no delay to those that come in time.
+struct Pace {
+    least: gst::ClockTime,
+    last: gst::ClockTime,
+}
+
+impl Pace {
+    /// Pictures of a burst go on at three times the show's rate.
+    fn new(fps: u32) -> Self {
+        Pace { least: gst::ClockTime::SECOND / u64::from(fps.max(1)) / 3, last: gst::ClockTime::ZERO }
+    }
+
+    fn wait(&mut self, epoch: Epoch) {
+        let early = (self.last + self.least).saturating_sub(epoch.running_time());
+        std::thread::sleep(std::time::Duration::from_nanos(early.nseconds()));
+        self.last = epoch.running_time();
+    }
 }
 
 /// Puts the pictures and the sound of one source on the timeline.

@@ -129,7 +129,7 @@ impl fmt::Display for Input {
             Input::Camera(None) => f.write_str("camera"),
             Input::Camera(Some(device)) => write!(f, "camera:{device}"),
             Input::Screen(None) => f.write_str("screen"),
-            Input::Screen(Some(display)) => write!(f, "screen:{display}"),
+            Input::Screen(Some(display)) => write!(f, "screen:{}", display.trim_start_matches(':')),
             Input::Network(stream) => stream.fmt(f),
         }
     }
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_it_prints_parses() {
-        let texts = ["test", "camera", "camera:/dev/video2", "screen", "screen::1", "file:show.mp4"];
+        let texts = ["test", "camera", "camera:/dev/video2", "screen", "screen:1", "file:show.mp4"];
         for text in texts.into_iter().chain(["file-once:show.mp4", "srt://:9000", "rtsp://camera.local/live"])
         {
             assert_eq!(text.parse::<Input>().map(|input| input.to_string()), Ok(text.to_owned()));

@@ -1,7 +1,8 @@
 //! A screen of X11.
 
+use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -24,6 +25,7 @@ pub(super) fn open(
         Some(display) => display.to_owned(),
         None => std::env::var("DISPLAY").ok().filter(|name| !name.is_empty()).ok_or_else(no_session)?,
     };
+    outlive_the_server();
     let source = make("ximagesrc", &[("use-damage", "false"), ("show-pointer", "true")])?;
     source.set_property("display-name", &display);
     add(pipeline, &[&source])?;
@@ -37,6 +39,36 @@ pub(super) fn open(
         false => EncoderError::Pipeline { element: element.to_owned(), message },
     });
     Ok(Capture { pictures: Some(last), sound: None, stamps: Stamps::Ours, explain, feed: None })
+}
+
+/// Xlib ends the whole process when its server dies: the show and its recordings with it. From now on it holds
+/// the thread that captures instead, for good, which is what a driver that hangs does. The show goes on with the slate;
+/// that screen does not come back before this program is started again.
+fn outlive_the_server() {
+    type Handler = extern "C" fn(*mut c_void) -> c_int;
+    extern "C" fn hold(_display: *mut c_void) -> c_int {
+        tracing::error!("the X server is gone: its screen cannot be captured any more");
+        loop {
+            std::thread::park();
+        }
+    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: both names are C strings; the library is never closed; and the function has had this type
+        // since X11R4 (XSetIOErrorHandler(3)). The handler never returns, as Xlib asks of it.
+        unsafe {
+            let library = libc::dlopen(c"libX11.so.6".as_ptr(), libc::RTLD_NOW);
+            if library.is_null() {
+                // Without it there is no ximagesrc either, which says so.
+                return;
+            }
+            let set = libc::dlsym(library, c"XSetIOErrorHandler".as_ptr());
+            if !set.is_null() {
+                let set = std::mem::transmute::<*mut c_void, extern "C" fn(Handler) -> *mut c_void>(set);
+                set(hold);
+            }
+        }
+    });
 }
 
 fn no_session() -> EncoderError {

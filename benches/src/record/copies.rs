@@ -42,7 +42,7 @@ pub fn read_file(path: &Path) -> anyhow::Result<Held> {
     let mut held = Held { files: vec![path.to_owned()], ..Held::default() };
     let file = RecordingFile::open(path)?;
     let mut fragments = file.fragments()?;
-    while let Some(fragment) = fragments.next() {
+    for fragment in fragments.by_ref() {
         let fragment = fragment?;
         match fragment.intact {
             true => drop(held.frames.insert(fragment.id, (fragment.capture_time, fragment.payload))),

@@ -126,16 +126,16 @@ mod tests {
 
     const KEY: Key = (TrackId(0), 7);
 
-    /// A copy that has the frames below `end` without the holes.
-    fn scan(end: u32, holes: &[Range<u32>]) -> Vec<Scan> {
-        let missing: u32 = holes.iter().map(|hole| hole.end - hole.start).sum();
+    /// A copy that has the frames below `end` without a hole.
+    fn scan(end: u32, hole: Range<u32>) -> Vec<Scan> {
+        let missing = hole.end - hole.start;
         let group = GroupScan {
             track: KEY.0,
             group: KEY.1,
             first_capture: Time::ZERO,
             frames: end - missing,
             end,
-            holes: holes.to_vec(),
+            holes: (missing > 0).then_some(hole).into_iter().collect(),
             digest: GroupDigest::new().finish(),
             range: 0..1,
         };
@@ -149,10 +149,10 @@ mod tests {
 
     #[test]
     fn holes_in_different_places_are_filled() {
-        assert_eq!(compare(vec![scan(30, &[3..5]), scan(20, &[])]), (false, true, 30));
-        assert_eq!(compare(vec![scan(30, &[3..5]), scan(30, &[4..9])]), (false, false, 30));
-        assert_eq!(compare(vec![scan(30, &[3..5]), scan(4, &[])]), (false, false, 30));
-        assert_eq!(compare(vec![scan(30, &[3..5]), scan(30, &[])]), (true, true, 30));
-        assert_eq!(compare(vec![scan(30, &[])]), (true, true, 30));
+        assert_eq!(compare(vec![scan(30, 3..5), scan(20, 0..0)]), (false, true, 30));
+        assert_eq!(compare(vec![scan(30, 3..5), scan(30, 4..9)]), (false, false, 30));
+        assert_eq!(compare(vec![scan(30, 3..5), scan(4, 0..0)]), (false, false, 30));
+        assert_eq!(compare(vec![scan(30, 3..5), scan(30, 0..0)]), (true, true, 30));
+        assert_eq!(compare(vec![scan(30, 0..0)]), (true, true, 30));
     }
 }

@@ -204,7 +204,9 @@ fn file_problems(
             say(why, "`roadie recordings repair` makes a new index, but what was encoded is no longer proven")
         }
         Ok(index) => {
-            if index.damaged_lines > 0 && (index.damaged_lines > 1 || file.is_finished()) {
+            // The last line of a show that was cut off may be torn.
+            let torn = u32::from(!file.is_finished());
+            if index.damaged_lines > torn {
                 let lines = times::count(index.damaged_lines.into(), "line");
                 say(
                     format!("its index has {lines} that cannot be read"),

@@ -9,6 +9,7 @@ pub mod edge_process;
 pub mod emulator;
 pub mod live;
 pub mod on_air;
+pub mod recorded;
 pub mod recordings;
 pub mod report;
 pub mod show;

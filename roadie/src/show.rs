@@ -6,14 +6,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context;
-use encoder::record::RecordStatus;
+use encoder::record::{self, RecordStatus};
 use encoder::tap::{Tap, TapHandle, TapStatus};
 use encoder::{Counters, Encoder, EncoderError, EncoderEvent, InputStatus, Levels, VIDEO_TRACK};
 use media::catalog::Catalog;
 use media::{FrameId, Time};
+use relay::backfill::Archive;
 use relay::clock::Clock;
 use relay::venue::{self, Hooks, Venue};
 use tokio::sync::Notify;
+
+use crate::recorded::Recorded;
 
 /// Encoded frames remembered for the latency report, until [`Show::take_log`] takes them: more than a
 /// minute of 30 fps video with its sound. The oldest is forgotten first.
@@ -133,6 +136,7 @@ impl Show {
         let wake = Arc::new(Notify::new());
         let waker = wake.clone();
         let broadcast = settings.venue.broadcast.clone();
+        let recorded = !settings.record.is_empty();
         let (tap, frames) = Tap::new(settings.record, broadcast, Arc::new(move || waker.notify_one()));
         let now = Arc::new(move || clock.now());
         let encoder =
@@ -148,6 +152,7 @@ impl Show {
             clock,
             drain(frames, wake, log.clone()),
             hooks(&encoder, follow),
+            recorded.then(|| -> Arc<dyn Archive> { Arc::new(Recorded(record::Archive::live(&status))) }),
         )?;
         Ok(Self { encoder, tap: status, venue, clock, log })
     }
@@ -199,6 +204,7 @@ impl Show {
         let counters = encoder.counters_reader();
         // Stopping waits for the disks, a bounded time.
         let _ = tokio::task::spawn_blocking(move || drop(encoder)).await;
+        venue.recording_ended();
         Ending { counters: counters(), tap, venue, log }
     }
 }

@@ -31,7 +31,6 @@ mod disk;
 mod early;
 mod file;
 mod groups;
-mod name;
 mod part;
 mod progress;
 mod queue;

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use encoder::record::{self, RecordStatus};
@@ -12,6 +13,7 @@ use encoder::{Counters, Encoder, EncoderError, EncoderEvent, InputStatus, Levels
 use media::catalog::Catalog;
 use media::{FrameId, Time};
 use relay::backfill::Archive;
+use relay::backfill::supply::Standing;
 use relay::clock::Clock;
 use relay::venue::{self, Hooks, Venue};
 use tokio::sync::Notify;
@@ -34,6 +36,13 @@ pub struct Settings {
     /// Whether the video's bit rate follows what the uplinks carry, up to the one in `encoder`.
     pub follow: bool,
 }
+
+/// At the end of a show, the edge's copy is healed until nothing has moved for this long: longer than it waits for
+/// what may still come live.
+const HEAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often that is looked at.
+const HEAL_LOOK: Duration = Duration::from_millis(100);
 
 /// What the bond asks goes to the encoder; with `follow`, what it carries too.
 fn hooks(encoder: &Arc<Encoder>, follow: bool) -> Hooks {
@@ -236,6 +245,21 @@ impl Ending {
     /// Uplinks and bond.
     pub fn venue(&self) -> venue::Status {
         self.venue.status()
+    }
+
+    /// Waits until the edge's copy of the show is whole, as long as it comes closer to that: what is owed then is for
+    /// `roadie recordings sync`. Returns at once where the edge keeps no copy.
+    pub async fn heal(&self) -> Option<Standing> {
+        let mut standing = self.venue.status().backfill?;
+        let mut moved = Instant::now();
+        while standing.on && !standing.done && moved.elapsed() < HEAL_PATIENCE {
+            tokio::time::sleep(HEAL_LOOK).await;
+            let now = self.venue.status().backfill?;
+            if now != standing {
+                (standing, moved) = (now, Instant::now());
+            }
+        }
+        Some(standing)
     }
 
     /// Tells the edge that the show is over.

@@ -153,7 +153,7 @@ impl Recording {
             Ok(begun) => begun,
             Err(error) => return self.cannot_begin(frames, error.to_string()),
         };
-        let (path, output) = match self.disk.create(&file_stem(&self.broadcast, zero)) {
+        let (path, output) = match self.disk.create(&cmaf::file_stem(&self.broadcast, zero)) {
             Ok(created) => created,
             Err(error) => return self.cannot_begin(frames, explain("create a file", &error)),
         };

@@ -33,6 +33,8 @@ pub struct Standing {
     pub gone: u64,
     /// The show is over, and the edge's copy is whole.
     pub whole: bool,
+    /// The show is over, and nothing more will come of it: `whole`, or what is `gone` is all that is missing.
+    pub done: bool,
     /// The edge's disk takes nothing now.
     pub stuck: bool,
     /// Groups sent,
@@ -223,6 +225,7 @@ impl Supply {
             owed: missing + untold,
             gone,
             whole: whole && self.told_complete,
+            done: self.told_complete && missing == 0 && kept + gone == self.entries.len() as u64,
             stuck,
             sent: self.sent,
             sent_bytes: self.sent_bytes,

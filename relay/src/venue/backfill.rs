@@ -1,7 +1,7 @@
 //! Backfill at the venue: what goes between the archive's thread, the machine and the bond's lanes.
 
 use bond::Sender;
-use media::Time;
+use media::{Time, TrackId};
 
 use crate::backfill::Supply;
 use crate::backfill::archive::{Answer, Reader};
@@ -13,15 +13,17 @@ pub(super) struct Backfill {
     supply: Supply,
     /// `None`: there is no recording.
     reader: Option<Reader>,
+    /// Those of the show: a recording may have more, which are not sent.
+    tracks: Vec<TrackId>,
     answer: Option<Answer>,
     /// The edge's end of the bond.
     receiver: Option<String>,
 }
 
 impl Backfill {
-    /// From a recording, where there is one.
-    pub fn new(reader: Option<Reader>) -> Self {
-        Self { supply: Supply::default(), reader, answer: None, receiver: None }
+    /// Of these tracks of a recording, where there is one.
+    pub fn new(reader: Option<Reader>, tracks: Vec<TrackId>) -> Self {
+        Self { supply: Supply::default(), reader, tracks, answer: None, receiver: None }
     }
 
     /// An uplink is up. Returns whether the other end of the bond is another one than before.
@@ -50,7 +52,10 @@ impl Backfill {
     /// Moves everything on that can move.
     pub fn run(&mut self, sender: &mut Sender, now: Time) {
         match self.answer.take() {
-            Some(Answer::Finished(entries)) => self.supply.handle_entries(entries),
+            Some(Answer::Finished(mut entries)) => {
+                entries.retain(|entry| self.tracks.contains(&entry.id.track));
+                self.supply.handle_entries(entries);
+            }
             Some(Answer::Complete) => self.supply.handle_complete(),
             Some(Answer::Group(id, frames)) => self.supply.handle_group(id, frames.as_deref()),
             None => {}

@@ -177,6 +177,7 @@ impl Venue {
     ) -> std::io::Result<Self> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let video: Vec<TrackId> = catalog.tracks().iter().filter(|t| t.is_video()).map(|t| t.id).collect();
+        let tracks = if sync.is_empty() { catalog.tracks() } else { sync.clone() };
         let session = session_id();
         let uplinks = Uplinks {
             plan: settings.uplinks,
@@ -202,7 +203,7 @@ impl Venue {
         let config = SenderConfig { deadline: settings.deadline, ..SenderConfig::default() };
         let recording_ended = Arc::new(AtomicBool::new(false));
         let reader = archive.map(|archive| Reader::start(archive, recording_ended.clone())).transpose()?;
-        let backfill = Backfill::new(reader);
+        let backfill = Backfill::new(reader, tracks.iter().map(|track| track.id).collect());
         let own =
             Own { clock, video, config, session, port: settings.edge.port, hooks, shared: shared.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

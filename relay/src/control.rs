@@ -36,6 +36,10 @@ impl From<Close> for quinn::VarInt {
     }
 }
 
+/// How the refusal of a sync begins whose show is on the air. It may well be wanted a little later: an edge takes some
+/// seconds to see that an encoder was killed.
+pub const ON_AIR: &str = "the show is on the air";
+
 /// A broadcast name is at most this long.
 pub const MAX_NAME: usize = 128;
 

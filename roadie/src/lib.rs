@@ -14,7 +14,6 @@ pub mod recorded;
 pub mod recordings;
 pub mod report;
 pub mod show;
-pub mod sync;
 pub mod terminal;
 pub mod video_flags;
 pub mod viewer;

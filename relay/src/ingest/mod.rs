@@ -83,6 +83,8 @@ struct SessionHandle {
 struct Joined {
     events: mpsc::Sender<Event>,
     taken_over: Arc<AtomicBool>,
+    /// The session has no uplink now.
+    deserted: Arc<AtomicBool>,
     /// A random name of the receiver, see [`Welcome::receiver`].
     receiver: Arc<str>,
     /// A copy is kept, and can be healed.
@@ -119,7 +121,7 @@ impl Ingest {
         .map_err(|_| IngestError::Silent)??;
 
         let admitted = self.check(&hello, &connection).and_then(|proof| Ok((proof, self.join(&hello)?)));
-        let (proof, Joined { events, taken_over, receiver, backfill }) = match admitted {
+        let (proof, Joined { events, taken_over, receiver, backfill, .. }) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
                 control::send(&mut send, &ToVenue::Refused { reason: reason.clone() }).await?;
@@ -243,8 +245,9 @@ impl Ingest {
             if handle.superseded.contains(&hello.session) {
                 return Err(TAKEN_OVER.into());
             }
-            if !handle.sync && !hello.sync.is_empty() {
-                return Err("the show is on the air: its copy heals by itself, or can be synced afterwards".into());
+            // A killed encoder's session waits for it; its recording may come meanwhile.
+            if !handle.sync && !hello.sync.is_empty() && !handle.joined.deserted.load(Ordering::Relaxed) {
+                return Err(format!("{}: its copy heals by itself, or can be synced afterwards", control::ON_AIR));
             }
         } else if sessions.len() >= MAX_SESSIONS {
             return Err(format!("this edge has {MAX_SESSIONS} shows on the air, and takes no more"));
@@ -262,7 +265,8 @@ impl Ingest {
         let backfill = keeper.is_some() && (hello.backfill || sync);
         let task =
             SessionTask::new(hello.broadcast.clone(), self.clock, record, publication, keeper, deadline);
-        let joined = Joined { events, taken_over: Arc::default(), receiver: random(), backfill };
+        let deserted = task.deserted();
+        let joined = Joined { events, taken_over: Arc::default(), deserted, receiver: random(), backfill };
         let mut handle = SessionHandle {
             session: hello.session.clone(),
             sync,

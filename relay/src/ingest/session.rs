@@ -2,6 +2,8 @@
 //! and kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bond::{Delivery, PathId, Receiver, ReceiverConfig};
@@ -60,6 +62,8 @@ pub(super) struct SessionTask {
     /// Datagrams and bytes that came on each path, and are not in the record yet.
     counted: BTreeMap<PathId, (u64, u64)>,
     empty_since: Option<Time>,
+    /// Whether `empty_since` is known, for others.
+    deserted: Arc<AtomicBool>,
     keyframe_asked: Time,
 }
 
@@ -82,6 +86,7 @@ impl SessionTask {
             paths: BTreeMap::new(),
             counted: BTreeMap::new(),
             empty_since: Some(clock.now()),
+            deserted: Arc::default(),
             keyframe_asked: Time::ZERO,
         }
     }
@@ -89,6 +94,11 @@ impl SessionTask {
     /// The broadcast's.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Tells whether the session has lost all its uplinks.
+    pub fn deserted(&self) -> Arc<AtomicBool> {
+        self.deserted.clone()
     }
 
     /// Until the show is over, or has been without uplinks for too long.
@@ -139,6 +149,7 @@ impl SessionTask {
                 self.receiver.add_path(path, now);
                 self.paths.insert(path, Path { connection, control });
                 self.empty_since = None;
+                self.deserted.store(false, Relaxed);
                 tracing::info!(broadcast = %self.name, %uplink, "uplink up");
                 self.record.update(|status| {
                     let entry = status.uplinks.entry(path.0).or_insert_with(UplinkStatus::default);
@@ -170,6 +181,7 @@ impl SessionTask {
                 self.receiver.remove_path(path, now);
                 if self.paths.is_empty() {
                     self.empty_since = Some(now);
+                    self.deserted.store(true, Relaxed);
                 }
                 tracing::info!(broadcast = %self.name, path = path.0, "uplink down");
                 self.record.update(|status| {

@@ -161,6 +161,11 @@ impl Live {
         }
     }
 
+    /// All groups that have ended.
+    pub fn take_ended(&mut self) -> Vec<GroupEntry> {
+        std::mem::take(&mut self.ended).into_values().collect()
+    }
+
     /// A group that has ended, to be compared.
     pub fn recall(&mut self, id: GroupId) -> Option<GroupEntry> {
         self.ended.remove(&id)

@@ -309,6 +309,10 @@ impl Task {
         for group in self.live.flush() {
             self.ended(group);
         }
+        // Nobody has told yet what these are; the next session's venue will.
+        for group in self.live.take_ended() {
+            self.prove(group);
+        }
         let parts = [self.live.take_part(), self.fill.take_part()];
         parts.into_iter().flatten().for_each(|part| self.end(part));
         self.tell();

@@ -10,6 +10,7 @@ use encoder::record::{Archive, RecordingFile, recordings_in};
 use media::Track;
 use relay::backfill::supply::Standing;
 use relay::clock::Clock;
+use relay::control;
 use relay::uplink::{EdgeAddress, Plan};
 use relay::venue::{self, Venue};
 
@@ -139,7 +140,8 @@ async fn sync(
             ));
         }
         let why = status.uplinks.iter().find_map(|uplink| uplink.reason.clone());
-        if !status.uplinks.is_empty() && status.uplinks.iter().all(|uplink| uplink.refused) {
+        let on_air = why.as_ref().is_some_and(|why| why.contains(control::ON_AIR));
+        if !status.uplinks.is_empty() && status.uplinks.iter().all(|uplink| uplink.refused) && !on_air {
             break Err(anyhow::anyhow!("the edge refuses it: {}", why.unwrap_or_default()));
         }
         if status.uplinks.iter().any(|uplink| uplink.connected) && !standing.on {

@@ -218,14 +218,16 @@ impl Supply {
     pub fn standing(&self) -> Standing {
         let Kept { kept, missing, gone, whole, stuck } = self.edge;
         let untold = self.entries.len().saturating_sub(self.told) as u64;
+        let whole = whole && self.told_complete;
+        let settled = missing == 0 && gone > 0 && kept + gone == self.entries.len() as u64;
         Standing {
             on: self.on,
             recorded: self.entries.len() as u64,
             kept,
             owed: missing + untold,
             gone,
-            whole: whole && self.told_complete,
-            done: self.told_complete && missing == 0 && kept + gone == self.entries.len() as u64,
+            whole,
+            done: whole || (self.told_complete && settled),
             stuck,
             sent: self.sent,
             sent_bytes: self.sent_bytes,

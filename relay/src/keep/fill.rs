@@ -38,9 +38,15 @@ impl Fill {
         self.part.as_ref().is_some_and(|part| part.takes(entry.id.track, entry.first_capture))
     }
 
-    /// Writes a whole group that is proven. Where there is no file it begins one, whose time begins at `zero` or
+    /// Writes a whole group that is proven. Where there is no file it begins one, whose time begins at `zero()` or
     /// with the group. After an error the present file is to be given up.
-    pub fn group(&mut self, dir: &Path, entry: &Entry, frames: &[Frame], zero: Time) -> Result<(), PartError> {
+    pub fn group(
+        &mut self,
+        dir: &Path,
+        entry: &Entry,
+        frames: &[Frame],
+        zero: impl FnOnce() -> Option<Time>,
+    ) -> Result<(), PartError> {
         if self.tracks.iter().any(|track| track.id == entry.id.track && track.is_video()) {
             frames.iter().for_each(|frame| note(&mut self.sets, frame));
         }
@@ -49,7 +55,7 @@ impl Fill {
             let known = |track: &&Track| !track.is_video() || self.sets.contains_key(&track.id);
             let tracks = self.tracks.iter().filter(known).cloned().collect();
             let sets = self.sets.iter().map(|(id, sets)| (*id, sets.clone())).collect();
-            let zero = zero.min(entry.first_capture);
+            let zero = zero().map_or(entry.first_capture, |zero| zero.min(entry.first_capture));
             let head = Head { broadcast: &self.broadcast, suffix: "-fill", tracks, sets, zero };
             self.part = Some(Part::begin(dir, head)?);
         }

@@ -171,13 +171,12 @@ impl Task {
         {
             self.end(part);
         }
-        let zero = self.demand.first_missing().unwrap_or(entry.first_capture);
-        let mut written = self.fill.group(&self.show.dir, entry, frames, zero);
+        let mut written = self.fill.group(&self.show.dir, entry, frames, || self.demand.first_missing());
         if let Err(PartError::Frame(CmafError::ParametersChanged(_))) = written {
             if let Some(part) = self.fill.take_part() {
                 self.end(part);
             }
-            written = self.fill.group(&self.show.dir, entry, frames, zero);
+            written = self.fill.group(&self.show.dir, entry, frames, || self.demand.first_missing());
         }
         match written {
             Ok(()) => {

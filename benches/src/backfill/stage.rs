@@ -76,6 +76,11 @@ impl Stage {
         Ok(Self { edge: address, api: EdgeApi::new(http.port()), task, uplinks, next: 0 })
     }
 
+    /// What all uplinks carry together, Mb/s.
+    pub fn megabits(&self) -> f64 {
+        UPLINKS.iter().map(|(megabits, _)| *megabits as f64).sum()
+    }
+
     /// What a venue needs to know.
     pub fn venue(&self, broadcast: &str, deadline: Duration) -> venue::Settings {
         let uplink = |(n, emulator): (usize, &Emulator)| Uplink {

@@ -58,7 +58,7 @@ pub use digest::{Digest, GroupDigest};
 pub use fragment::Fragment;
 pub use index::{GroupEntry, Index, IndexError, Indexer};
 pub use init::Start;
-pub use name::file_stem;
+pub use name::{file_stem, utc};
 pub use plain::Plain;
 pub use reader::{Item, Reader};
 pub use writer::{Ending, Patch, Writer};

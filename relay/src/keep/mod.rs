@@ -253,3 +253,6 @@ impl KeepWatch {
         status
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -338,19 +338,19 @@ impl Demand {
         if !again && self.asked.len() > WINDOW / 2 {
             return None;
         }
-        let before = self.asked.len();
         let due = self.queue.iter().take_while(|(_, (_, from))| *from <= now);
         let due: Vec<u64> = due.map(|(&place, _)| place).take(WINDOW).collect();
-        for place in due {
-            if self.asked.len() < WINDOW {
-                self.asked.insert(place);
-            }
+        let room = |asked: &BTreeSet<u64>| asked.len() < WINDOW;
+        let mut places: Vec<u64> =
+            due.into_iter().filter(|place| room(&self.asked) && self.asked.insert(*place)).collect();
+        if again {
+            places = self.asked.iter().copied().collect();
         }
-        if self.asked.len() == before && !again {
+        if places.is_empty() {
             return None;
         }
         self.ask_again = now + ASK_AGAIN;
-        let ids = self.asked.iter().filter_map(|place| self.queue.get(place)).map(|(id, _)| *id);
+        let ids = places.iter().filter_map(|place| self.queue.get(place)).map(|(id, _)| *id);
         Some(ToVenue::Want(ids.collect()))
     }
 

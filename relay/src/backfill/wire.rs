@@ -52,7 +52,7 @@ pub enum ToEdge {
 /// On the message lane, from the edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToVenue {
-    /// Please send these, in this order: all that were asked for and did not come yet.
+    /// Please send these, in this order, after those that were asked for before.
     Want(Vec<GroupId>),
     /// How the edge's copy stands.
     Kept(Kept),

@@ -14,7 +14,7 @@ mod live;
 mod part;
 mod task;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -27,6 +27,7 @@ use media::{Frame, Track, TrackConfig};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::backfill::wire::WINDOW;
 use crate::clock::Clock;
 
 /// Bytes that wait for a show's thread: more than a window of groups, and 10 s of 6 Mb/s. What does not fit is left
@@ -35,6 +36,9 @@ const MAX_QUEUED_BYTES: usize = 16 << 20;
 
 /// The same in frames and objects, against many small ones.
 const MAX_QUEUED: usize = 4096;
+
+/// Messages that ask for groups, and that the session's task has not taken: each asks for one group at least.
+const MAX_WANTS: usize = WINDOW;
 
 /// Why a show is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -120,10 +124,12 @@ enum Input {
     Object(Bytes),
 }
 
-/// Messages for the venue; a newer one of a kind says all that the older one did.
+/// Messages for the venue.
 #[derive(Default)]
 struct Outbox {
-    want: Option<Bytes>,
+    /// At most [`MAX_WANTS`]. What is forgotten is asked for again.
+    wants: VecDeque<Bytes>,
+    /// A newer one says all that the older one did.
     kept: Option<Bytes>,
 }
 
@@ -223,15 +229,13 @@ impl Keeper {
     /// Hands over the messages for the venue, until one is not taken; that one stays.
     pub fn messages(&self, mut take: impl FnMut(Bytes) -> bool) {
         let mut outbox = self.shared.outbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let Outbox { want, kept } = &mut *outbox;
-        for slot in [want, kept] {
-            if let Some(message) = slot.take()
-                && !take(message.clone())
-            {
-                *slot = Some(message);
+        while let Some(message) = outbox.wants.front() {
+            if !take(message.clone()) {
                 return;
             }
+            outbox.wants.pop_front();
         }
+        outbox.kept = outbox.kept.take().filter(|message| !take(message.clone()));
     }
 
     /// Resolves when there may be a message for the venue.

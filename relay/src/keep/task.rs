@@ -12,7 +12,7 @@ use media::{Frame, Time};
 use super::fill::Fill;
 use super::live::Live;
 use super::part::{Part, PartError};
-use super::{Input, Shared, Show, disk};
+use super::{Input, MAX_WANTS, Shared, Show, disk};
 use crate::backfill::demand::Outcome;
 use crate::backfill::wire::ToVenue;
 use crate::backfill::{Demand, Entry, GroupId};
@@ -283,7 +283,12 @@ impl Task {
         while let Some(message) = self.demand.poll_message(now) {
             let mut outbox = self.shared.outbox.lock().unwrap_or_else(PoisonError::into_inner);
             match &message {
-                ToVenue::Want(_) => outbox.want = Some(message.encode()),
+                ToVenue::Want(_) => {
+                    if outbox.wants.len() >= MAX_WANTS {
+                        outbox.wants.pop_front();
+                    }
+                    outbox.wants.push_back(message.encode());
+                }
                 ToVenue::Kept(_) => outbox.kept = Some(message.encode()),
             }
             drop(outbox);

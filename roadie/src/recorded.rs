@@ -1,15 +1,15 @@
 //! The recording as backfill sees it: the encoder knows no network, and the relay knows no recorder.
 
-use encoder::record;
+use encoder::{MASTER_TRACK, record};
 use media::{Frame, Track};
 use relay::backfill::{Archive, Entry, GroupId};
 
-/// A recording to heal the edge's copy from.
+/// A recording to heal the edge's copy from. Its master picture, which was never sent, is not offered.
 pub struct Recorded(pub record::Archive);
 
 impl Archive for Recorded {
     fn tracks(&self) -> Vec<Track> {
-        self.0.tracks()
+        self.0.tracks().into_iter().filter(|track| track.id != MASTER_TRACK).collect()
     }
 
     fn finished(&self, from: usize) -> Vec<Entry> {

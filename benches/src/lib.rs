@@ -1,5 +1,6 @@
 //! Benchmarks: what `roadie-bench` measures, and the simulated world in which the bond is tried.
 
+pub mod backfill;
 pub mod bond;
 pub mod cpu;
 pub mod latency;

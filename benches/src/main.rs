@@ -1,7 +1,7 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
 use benches::record::{disk, kill, long, power};
-use benches::{bond, cpu, latency, live_cpu};
+use benches::{backfill, bond, cpu, latency, live_cpu};
 use clap::{Parser, Subcommand};
 
 /// Measures Roadie.
@@ -14,6 +14,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Backfill(backfill::Raw),
     Bond(Box<bond::Raw>),
     BondCpu(cpu::Raw),
     Latency(latency::Raw),
@@ -26,6 +27,7 @@ enum Command {
 
 fn main() {
     let result = match Cli::parse().command {
+        Command::Backfill(raw) => backfill::run(raw),
         Command::Bond(raw) => bond::run(*raw),
         Command::BondCpu(raw) => cpu::run(raw),
         Command::Latency(raw) => latency::run(raw),

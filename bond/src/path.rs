@@ -108,6 +108,13 @@ const PRICE_STEP: Duration = Duration::from_millis(40);
 const PRICE_STEPS: u32 = 3;
 const LAST_RESORT: Duration = Duration::from_millis(240);
 
+/// Bulk goes on a path while all that went on it, live and bulk, is below this part of its rate: it must not make a
+/// queue of its own there, not even where the rate is less than it is thought to be.
+const BULK_USE: f64 = 0.7;
+
+/// So much may come at once: as often as a plan is made again.
+const BULK_AHEAD: Duration = Duration::from_millis(5);
+
 /// What sending again costs beyond a round trip, in microseconds: noticing.
 const REPAIR_DELAY: f64 = 40_000.0;
 
@@ -130,6 +137,8 @@ pub(crate) struct Path {
     flight: Flight,
     /// When what it holds will have left.
     leaves: Time,
+    /// When bulk may come next.
+    spare_from: Time,
     /// Takes until it holds its most.
     filling: bool,
     train: u64,
@@ -164,6 +173,7 @@ impl Path {
             estimate: Estimate::new(now),
             flight: Flight::new(first_seq, now),
             leaves: now,
+            spare_from: now,
             filling: true,
             train: 0,
             last_sent: None,
@@ -249,7 +259,8 @@ impl Path {
             free = false;
         }
         let delay = owd + repair + overdue + self.reluctance();
-        Some(Lane { path: self.id, delay, wait, per_byte, free, cost: self.cost })
+        let spare = free && self.spare_from <= now + BULK_AHEAD;
+        Some(Lane { path: self.id, delay, wait, per_byte, free, spare, cost: self.cost })
     }
 
     /// How much sooner this path must bring a datagram to be preferred to a free one, in microseconds.
@@ -309,6 +320,7 @@ impl Path {
         self.filling = self.filling || self.leaves <= now + REFILL;
         self.leaves = self.leaves.max(now - TIMER_SLACK) + takes;
         self.filling &= self.leaves <= now + HOLD;
+        self.spare_from = self.spare_from.max(now) + takes.div_f64(BULK_USE);
         self.last_sent = Some(now);
         self.packets_sent += 1;
         self.bytes_sent += len as u64;

@@ -114,6 +114,8 @@ pub(crate) struct Lane {
     pub per_byte: f64,
     /// Whether it may take a shard now.
     pub free: bool,
+    /// Whether that may be bulk.
+    pub spare: bool,
     /// What it costs; in `delay` already.
     pub cost: Cost,
 }
@@ -160,6 +162,7 @@ mod tests {
             wait: wait * 1e3,
             per_byte: 8.0 / rate,
             free,
+            spare: free,
             cost: Cost::Free,
         }
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use media::{FrameId, Time};
 use serde::{Deserialize, Serialize};
 
+use crate::keep::{KeepStatus, KeepWatch};
+
 /// Frames whose passage is remembered for `/api/trace`: about a minute of 30 fps video with its sound.
 /// The oldest is forgotten first.
 const TRACE_FRAMES: usize = 5_000;
@@ -124,6 +126,8 @@ pub struct BroadcastStatus {
     pub clock_offset_us: Option<i64>,
     /// Half the smallest round trip of that measurement.
     pub clock_error_us: Option<u64>,
+    /// The edge's own copy, where it keeps one.
+    pub keep: Option<KeepStatus>,
     /// Of all viewers that report, the worst in each number.
     pub quality: Option<Quality>,
     /// Viewers that report.
@@ -139,6 +143,7 @@ struct Entry {
     next_seq: u64,
     /// By the viewer's random number.
     quality: BTreeMap<u64, (Time, Quality)>,
+    keep: Option<KeepWatch>,
 }
 
 impl Entry {
@@ -169,6 +174,7 @@ impl Record {
             trace: VecDeque::new(),
             next_seq: 0,
             quality: BTreeMap::new(),
+            keep: None,
         })))
     }
 
@@ -181,12 +187,18 @@ impl Record {
         change(&mut self.lock().status);
     }
 
+    /// The show is kept, and this tells how.
+    pub fn keep(&self, watch: KeepWatch) {
+        self.lock().keep = Some(watch);
+    }
+
     /// The status at edge time `now`.
     pub fn status(&self, now: Time) -> BroadcastStatus {
         let mut entry = self.lock();
         entry.quality.retain(|_, (at, _)| now.saturating_since(*at) < QUALITY_AGE);
         let mut status = entry.status.clone();
         status.live = now.saturating_since(status.last_frame) < LIVE;
+        status.keep = entry.keep.as_ref().map(KeepWatch::status);
         status.quality = entry.worst();
         status.quality_viewers = entry.quality.len();
         status

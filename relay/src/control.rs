@@ -1,6 +1,7 @@
 //! The control stream of the bond: one bidirectional QUIC stream per uplink, opened by the venue,
 //! carrying small JSON messages, each behind its length (u32, big-endian). See `docs/protocol.md`.
 
+use media::Track;
 use media::catalog::Catalog;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,10 @@ impl From<Close> for quinn::VarInt {
         quinn::VarInt::from_u32(close as u32)
     }
 }
+
+/// How the refusal of a sync begins whose show is on the air. It may well be wanted a little later: an edge takes some
+/// seconds to see that an encoder was killed.
+pub const ON_AIR: &str = "the show is on the air";
 
 /// A broadcast name is at most this long.
 pub const MAX_NAME: usize = 128;
@@ -73,6 +78,13 @@ pub struct Hello {
     pub catalog: Catalog,
     /// A frame is worth nothing this long after its capture, milliseconds.
     pub deadline_ms: u32,
+    /// The venue has a recording, and would heal the edge's copy from it, see [`crate::backfill`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backfill: bool,
+    /// There is no live media, only backfill, of these tracks; the catalog is empty then, so that an edge that
+    /// does not know this refuses it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sync: Vec<Track>,
 }
 
 /// From the edge to the venue.
@@ -80,11 +92,7 @@ pub struct Hello {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToVenue {
     /// The uplink is part of the bond now.
-    Welcome {
-        /// Shows that the edge knows the token too, where it has one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        proof: Option<String>,
-    },
+    Welcome(Welcome),
     /// The edge does not want this uplink; trying again with the same words will not help.
     Refused {
         /// For the creator to read.
@@ -92,6 +100,21 @@ pub enum ToVenue {
     },
     /// A frame was lost for good: please encode a keyframe.
     Keyframe,
+}
+
+/// How the edge takes an uplink in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Shows that the edge knows the token too, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// Which receiver the uplink feeds now: another one than before has no memory of what came, and the venue
+    /// begins a new bond with it. An edge that does not say it has no use for the lanes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<String>,
+    /// The edge keeps a copy of this show, and wants it healed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backfill: bool,
 }
 
 /// Why the control stream ended.
@@ -195,7 +218,7 @@ mod tests {
     fn the_words_on_the_wire() {
         let json = serde_json::to_string(&ToVenue::Refused { reason: "no".into() }).unwrap();
         assert_eq!(json, r#"{"type":"refused","reason":"no"}"#);
-        let json = serde_json::to_string(&ToVenue::Welcome { proof: None }).unwrap();
+        let json = serde_json::to_string(&ToVenue::Welcome(Welcome::default())).unwrap();
         assert_eq!(json, r#"{"type":"welcome"}"#);
         let hello = ToEdge::Hello(Hello {
             broadcast: "demo".into(),
@@ -205,6 +228,8 @@ mod tests {
             proof: None,
             catalog: Catalog::default(),
             deadline_ms: 400,
+            backfill: false,
+            sync: Vec::new(),
         });
         let json = serde_json::to_string(&hello).unwrap();
         assert_eq!(
@@ -212,5 +237,22 @@ mod tests {
             r#"{"type":"hello","broadcast":"demo","session":"00","path":1,"uplink":"usb0","catalog":{"video":{"renditions":{}},"audio":{"renditions":{}}},"deadline_ms":400}"#
         );
         assert_eq!(serde_json::from_str::<ToEdge>(&json).unwrap(), hello);
+    }
+
+    /// Either end may be older than the other.
+    #[test]
+    fn what_is_new_in_a_word_is_no_trouble_to_who_does_not_know_it() {
+        #[derive(Deserialize)]
+        #[serde(tag = "type", rename_all = "snake_case")]
+        enum Old {
+            Welcome { proof: Option<String> },
+        }
+        let welcome = Welcome { proof: Some("p".into()), receiver: Some("r".into()), backfill: true };
+        let json = serde_json::to_string(&ToVenue::Welcome(welcome.clone())).unwrap();
+        assert_eq!(json, r#"{"type":"welcome","proof":"p","receiver":"r","backfill":true}"#);
+        let Old::Welcome { proof } = serde_json::from_str(&json).unwrap();
+        assert_eq!(proof, welcome.proof);
+        let old = serde_json::from_str(r#"{"type":"welcome","proof":"p"}"#).unwrap();
+        assert_eq!(ToVenue::Welcome(Welcome { receiver: None, backfill: false, ..welcome }), old);
     }
 }

@@ -15,6 +15,7 @@ use crate::control::{self, Close};
 use crate::fanout::{self, Viewers};
 use crate::http::{self, Player, Site};
 use crate::ingest::Ingest;
+use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
 use crate::tls::{Identity, TlsError};
 
@@ -63,6 +64,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// The built player; `None`: no page.
     pub player: Option<PathBuf>,
+    /// Shows are kept here; `None`: they are not.
+    pub keep: Option<PathBuf>,
     /// Who publishes must show this; `None`: anybody may.
     pub token: Option<String>,
 }
@@ -74,6 +77,9 @@ pub enum EdgeError {
     /// No certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Nothing can be kept.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     /// A port cannot be had.
     #[error("cannot listen on {protocol} {addr}: {source}{hint}", hint = hint(source, option))]
     Listen {
@@ -146,10 +152,11 @@ impl Edge {
         let port = endpoint.local_addr().map_or(settings.listen.port(), |addr| addr.port());
 
         let clock = Clock::start();
+        let keep = settings.keep.map(|dir| Keep::open(&dir, clock)).transpose()?;
         let origin = Origin::start();
         let broadcasts = Broadcasts::default();
         let viewers = Arc::new(Viewers::default());
-        let ingest = Ingest::new(origin.clone(), broadcasts.clone(), clock, settings.token);
+        let ingest = Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, settings.token);
         let site = Arc::new(Site {
             player,
             broadcasts,

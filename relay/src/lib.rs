@@ -1,7 +1,9 @@
 //! One program with two places to stand. At the edge it receives bonds ([`ingest`]), keeps the
-//! broadcasts ([`origin`]) and serves viewers ([`fanout`], [`http`]); at the venue it sends over a bond
-//! ([`venue`], [`uplink`]). Links no GStreamer.
+//! broadcasts ([`origin`], and on disk [`keep`]) and serves viewers ([`fanout`], [`http`]); at the venue it sends
+//! over a bond ([`venue`], [`uplink`]). What the bond lost on the way is healed afterwards ([`backfill`]). Links no
+//! GStreamer.
 
+pub mod backfill;
 pub mod broadcasts;
 pub mod clock;
 pub mod control;
@@ -9,6 +11,7 @@ pub mod edge;
 pub mod fanout;
 pub mod http;
 pub mod ingest;
+pub mod keep;
 pub mod origin;
 pub mod proof;
 pub mod rate;

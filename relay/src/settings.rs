@@ -47,6 +47,10 @@ pub struct Raw {
     #[arg(long, value_name = "DIR")]
     pub player: Option<PathBuf>,
 
+    /// Keep each show in this folder, too, whole: what live lost is fetched from the encoder's recording
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+
     /// Who publishes must show this token; without it anybody may publish
     #[arg(long, value_name = "TOKEN", env = "ROADIE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -128,6 +132,7 @@ impl Raw {
             certificate,
             state: state.ok_or(SettingsError::NoState)?,
             player: self.player.or(file.player).or_else(beside),
+            keep: self.keep.or(file.keep),
             token: self.token.or(file.token),
         })
     }

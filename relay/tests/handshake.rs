@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{Dir, PATIENCE, catalog, frames, no_hooks, until};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use relay::clock::Clock;
-use relay::control::{self, Close, Hello, ToEdge, ToVenue};
+use relay::control::{self, Close, Hello, ToEdge, ToVenue, Welcome};
 use relay::edge::{self, Edge};
 use relay::proof::{Claim, Side};
 use relay::tls::Identity;
@@ -44,6 +44,7 @@ async fn edge(name: &str, token: Option<&str>) -> Running {
         certificate: None,
         state: dir.0.clone(),
         player: None,
+        keep: None,
         token: token.map(str::to_owned),
     })
     .await
@@ -67,7 +68,7 @@ fn venue(addr: &EdgeAddress, token: Option<&str>, uplinks: &[&str]) -> Venue {
         deadline: Duration::from_millis(400),
     };
     let clock = Clock::start();
-    Venue::start(settings, catalog(), clock, frames(clock), no_hooks()).unwrap()
+    Venue::start(settings, catalog(), clock, frames(clock), no_hooks(), None).unwrap()
 }
 
 fn uplink(venue: &Venue) -> UplinkState {
@@ -167,6 +168,8 @@ fn hello(path: u8) -> Hello {
         proof: None,
         catalog: catalog(),
         deadline_ms: 400,
+        backfill: false,
+        sync: Vec::new(),
     }
 }
 
@@ -194,7 +197,7 @@ async fn a_captured_hello_is_worth_nothing_on_another_connection() {
     let claim = Claim::on(&first, SESSION, 0, "show").unwrap();
     captured.proof = Some(claim.prove(Side::Venue, TOKEN));
     let (answer, _streams) = say(&first, &captured).await;
-    let ToVenue::Welcome { proof: Some(proof) } = answer else { panic!("{answer:?}") };
+    let ToVenue::Welcome(Welcome { proof: Some(proof), .. }) = answer else { panic!("{answer:?}") };
     assert!(claim.verify(Side::Edge, TOKEN, &proof), "the edge knows the token too");
     assert!(!claim.verify(Side::Venue, TOKEN, &proof), "and did not send ours back");
 
@@ -216,7 +219,7 @@ async fn a_captured_hello_is_worth_nothing_on_another_connection() {
     let claim = Claim::on(&again, SESSION, 0, "show").unwrap();
     let proof = Some(claim.prove(Side::Venue, TOKEN));
     let (answer, _again) = say(&again, &Hello { proof, ..hello(0) }).await;
-    assert!(matches!(answer, ToVenue::Welcome { .. }));
+    assert!(matches!(answer, ToVenue::Welcome(_)));
     // With its proof it does, and the edge lets the old connection go.
     let quinn::ConnectionError::ApplicationClosed(close) = first.closed().await else { panic!() };
     assert_eq!(close.error_code, Close::Replaced.into());

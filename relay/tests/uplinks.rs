@@ -46,7 +46,7 @@ fn the_venue_itself() {
             uplinks: Plan::parse(&uplinks).unwrap(),
             deadline: Duration::from_millis(400),
         };
-        let venue = Venue::start(settings, catalog(), clock, frames(clock), no_hooks()).unwrap();
+        let venue = Venue::start(settings, catalog(), clock, frames(clock), no_hooks(), None).unwrap();
         let mut last = String::new();
         loop {
             let status = venue.status();

@@ -197,7 +197,7 @@ fn pick<T>(line: Vec<T>, file: Vec<T>) -> Vec<T> {
     if line.is_empty() { file } else { line }
 }
 
-fn parse_edge(text: &str, fingerprint: Option<String>) -> anyhow::Result<(EdgeAddress, String)> {
+pub(crate) fn parse_edge(text: &str, fingerprint: Option<String>) -> anyhow::Result<(EdgeAddress, String)> {
     let example = "write it as https://HOST:PORT/NAME, such as https://edge.example:4443/tour/london";
     let url = url::Url::parse(text).with_context(|| format!("{text:?} is no URL: {example}"))?;
     if url.scheme() != "https" {

@@ -39,7 +39,7 @@ async fn main() {
         },
         Command::Demo(raw) => demo::run(*raw).await,
         Command::Devices(raw) => devices::run(raw).await,
-        Command::Recordings(raw) => recordings::run(raw),
+        Command::Recordings(raw) => recordings::run(raw).await,
     };
     if let Err(error) = result {
         eprintln!("roadie: {}", relay::settings::explain(&error));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use encoder::{EncoderEvent, InputStatus};
 use media::Time;
 
+use crate::heal::heal;
 use crate::live::Settings;
 use crate::show::{EncodeDelay, Show, Status};
 use crate::terminal::alarms::Alarms;
@@ -104,6 +105,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     drop(keys);
     let ending = show.end().await;
     let recordings = ending.recordings();
+    heal(&ending, |words| out.note(words)).await;
     ending.hang_up().await;
     match out {
         Out::Json { .. } => println!("{}", json::end(&recordings)),

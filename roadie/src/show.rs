@@ -4,16 +4,21 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use encoder::record::RecordStatus;
+use encoder::record::{self, RecordStatus};
 use encoder::tap::{Tap, TapHandle, TapStatus};
 use encoder::{Counters, Encoder, EncoderError, EncoderEvent, InputStatus, Levels, VIDEO_TRACK};
 use media::catalog::Catalog;
 use media::{FrameId, Time};
+use relay::backfill::Archive;
+use relay::backfill::supply::Standing;
 use relay::clock::Clock;
 use relay::venue::{self, Hooks, Venue};
 use tokio::sync::Notify;
+
+use crate::recorded::Recorded;
 
 /// Encoded frames remembered for the latency report, until [`Show::take_log`] takes them: more than a
 /// minute of 30 fps video with its sound. The oldest is forgotten first.
@@ -31,6 +36,13 @@ pub struct Settings {
     /// Whether the video's bit rate follows what the uplinks carry, up to the one in `encoder`.
     pub follow: bool,
 }
+
+/// At the end of a show, the edge's copy is healed until nothing has moved for this long: longer than it waits for
+/// what may still come live.
+const HEAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often that is looked at.
+const HEAL_LOOK: Duration = Duration::from_millis(100);
 
 /// What the bond asks goes to the encoder; with `follow`, what it carries too.
 fn hooks(encoder: &Arc<Encoder>, follow: bool) -> Hooks {
@@ -133,6 +145,7 @@ impl Show {
         let wake = Arc::new(Notify::new());
         let waker = wake.clone();
         let broadcast = settings.venue.broadcast.clone();
+        let recorded = !settings.record.is_empty();
         let (tap, frames) = Tap::new(settings.record, broadcast, Arc::new(move || waker.notify_one()));
         let now = Arc::new(move || clock.now());
         let encoder =
@@ -148,6 +161,7 @@ impl Show {
             clock,
             drain(frames, wake, log.clone()),
             hooks(&encoder, follow),
+            recorded.then(|| -> Arc<dyn Archive> { Arc::new(Recorded(record::Archive::live(&status))) }),
         )?;
         Ok(Self { encoder, tap: status, venue, clock, log })
     }
@@ -199,6 +213,7 @@ impl Show {
         let counters = encoder.counters_reader();
         // Stopping waits for the disks, a bounded time.
         let _ = tokio::task::spawn_blocking(move || drop(encoder)).await;
+        venue.recording_ended();
         Ending { counters: counters(), tap, venue, log }
     }
 }
@@ -230,6 +245,21 @@ impl Ending {
     /// Uplinks and bond.
     pub fn venue(&self) -> venue::Status {
         self.venue.status()
+    }
+
+    /// Waits until the edge's copy of the show is whole, as long as it comes closer to that: what is owed then is for
+    /// `roadie recordings sync`. Returns at once where the edge keeps no copy.
+    pub async fn heal(&self) -> Option<Standing> {
+        let mut standing = self.venue.status().backfill?;
+        let mut moved = Instant::now();
+        while standing.on && !standing.done && moved.elapsed() < HEAL_PATIENCE {
+            tokio::time::sleep(HEAL_LOOK).await;
+            let now = self.venue.status().backfill?;
+            if now != standing {
+                (standing, moved) = (now, Instant::now());
+            }
+        }
+        Some(standing)
     }
 
     /// Tells the edge that the show is over.

@@ -54,7 +54,7 @@ pub async fn venue(plan: &Plan, uplinks: u8, edge: &str) -> anyhow::Result<()> {
     };
     let clock = Clock::start();
     let tap = Tap::default();
-    let venue = Venue::start(settings, catalog(plan), clock, tap.frames(), tap.hooks())?;
+    let venue = Venue::start(settings, catalog(plan), clock, tap.frames(), tap.hooks(), None)?;
     wait_for(&venue, usize::from(uplinks)).await?;
     tokio::time::sleep(plan.warm_up).await;
     answer("ready");

@@ -85,15 +85,17 @@ impl Sender {
                 continue;
             };
             if waiting.rank == Rank::Bulk {
-                // On the cheapest path only: nobody waits for it.
+                // On the cheapest paths only, and of them on the slowest: nobody waits for it.
                 let lanes = self.lanes(now);
                 let least = lanes.iter().map(|lane| lane.cost).min();
-                let fits = |lane: &&Lane| lane.free && Some(lane.cost) == least;
-                let Some(cheap) = lanes.iter().find(fits).filter(|_| self.budget.bulk(bytes)) else {
+                let fits = |lane: &&Lane| lane.spare && Some(lane.cost) == least;
+                let later = |a: &&Lane, b: &&Lane| a.arrival(bytes).total_cmp(&b.arrival(bytes));
+                let slowest = lanes.iter().filter(fits).max_by(later);
+                let Some(slowest) = slowest.filter(|_| self.budget.bulk(bytes)) else {
                     self.replan_at(now + REPLAN);
                     return None;
                 };
-                lane = *cheap;
+                lane = *slowest;
             }
             if waiting.rank == Rank::Parity {
                 if now >= waiting.deadline {

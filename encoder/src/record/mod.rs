@@ -31,7 +31,6 @@ mod disk;
 mod early;
 mod file;
 mod groups;
-mod name;
 mod part;
 mod progress;
 mod queue;
@@ -52,7 +51,6 @@ pub use dirs::check_dirs;
 use disk::{Directory, Disk};
 pub use file::{Contents, FileError, Fragments, Pieces, RecordingFile, recordings_in, sidecar_path};
 pub(crate) use groups::GroupLog;
-pub use name::utc;
 use progress::Shared;
 use queue::Queue;
 

@@ -14,7 +14,6 @@ use media::{Frame, Time, Track, TrackId};
 use super::GroupLog;
 use super::disk::Disk;
 use super::early::Early;
-use super::name;
 use super::part::Part;
 use super::progress::Shared;
 use super::queue::Queued;
@@ -154,7 +153,7 @@ impl Recording {
             Ok(begun) => begun,
             Err(error) => return self.cannot_begin(frames, error.to_string()),
         };
-        let (path, output) = match self.disk.create(&name::stem(&self.broadcast, zero)) {
+        let (path, output) = match self.disk.create(&cmaf::file_stem(&self.broadcast, zero)) {
             Ok(created) => created,
             Err(error) => return self.cannot_begin(frames, explain("create a file", &error)),
         };

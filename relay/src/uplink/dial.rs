@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::interfaces::{Footing, Stance, Trouble};
 use super::plan::{Bind, Uplink};
 use super::transport;
-use crate::control::{self, Close, Hello, ToEdge, ToVenue};
+use crate::control::{self, Close, Hello, ToEdge, ToVenue, Welcome};
 use crate::proof::{Claim, Side};
 
 /// The first address of the edge has so long before the next one is tried beside it: longer than a
@@ -236,6 +236,7 @@ pub(crate) struct Dialled {
     pub remote: SocketAddr,
     pub send: quinn::SendStream,
     pub recv: quinn::RecvStream,
+    pub welcome: Welcome,
 }
 
 /// Calls, and says hello. `hello` is without its proof, which belongs to the connection.
@@ -262,10 +263,11 @@ pub(crate) async fn dial(
     control::send(&mut send, &ToEdge::Hello(hello)).await?;
     match control::recv::<ToVenue>(&mut recv, control::MAX_MESSAGE).await? {
         ToVenue::Refused { reason } => Err(DialError::Refused(shown(&reason))),
-        ToVenue::Welcome { proof } => {
-            let known = |token: &String| claim.verify(Side::Edge, token, proof.as_deref().unwrap_or(""));
+        ToVenue::Welcome(welcome) => {
+            let proof = welcome.proof.as_deref().unwrap_or("");
+            let known = |token: &String| claim.verify(Side::Edge, token, proof);
             if edge.token.as_ref().is_none_or(known) {
-                Ok(Dialled { endpoint, connection, remote, send, recv })
+                Ok(Dialled { endpoint, connection, remote, send, recv, welcome })
             } else {
                 Err(DialError::Impostor)
             }

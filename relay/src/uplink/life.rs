@@ -126,11 +126,11 @@ impl Line {
         let id = dialled.connection.stable_id();
         *connected = Some(id);
         let (control, outbox) = mpsc::channel(CONTROL_QUEUE);
-        let up = UplinkEvent::Up { path, session, connection: dialled.connection.clone(), control };
+        let Dialled { endpoint, connection, remote, send, recv, welcome } = dialled;
+        let up = UplinkEvent::Up { path, session, connection: connection.clone(), control, welcome };
         if self.events.send(up).await.is_err() {
             return Ok(());
         }
-        let Dialled { endpoint, connection, remote, send, recv } = dialled;
         let events = &self.events;
         let follower = Follower {
             endpoint,
@@ -215,7 +215,7 @@ async fn read(mut recv: quinn::RecvStream, events: &mpsc::Sender<UplinkEvent>) -
                 let _ = events.send(UplinkEvent::Keyframe).await;
             }
             ToVenue::Refused { reason } => return Err(DialError::Refused(dial::shown(&reason))),
-            ToVenue::Welcome { .. } => {}
+            ToVenue::Welcome(_) => {}
         }
     }
 }

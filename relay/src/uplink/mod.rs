@@ -24,7 +24,7 @@ pub use dial::EdgeAddress;
 pub use plan::{Bind, Plan, Tariff, Uplink, UplinkError};
 
 use crate::clock::Clock;
-use crate::control::{Hello, ToEdge};
+use crate::control::{Hello, ToEdge, Welcome};
 use dial::Edge;
 use life::Line;
 use roster::{Change, Roster};
@@ -36,7 +36,13 @@ pub(crate) enum UplinkEvent {
     /// There is none any more.
     Removed { path: PathId },
     /// Part of the bond now.
-    Up { path: PathId, session: Arc<str>, connection: quinn::Connection, control: mpsc::Sender<ToEdge> },
+    Up {
+        path: PathId,
+        session: Arc<str>,
+        connection: quinn::Connection,
+        control: mpsc::Sender<ToEdge>,
+        welcome: Welcome,
+    },
     /// Its address changed, and the connection moved along.
     Moved { path: PathId },
     /// Something came from the edge.

@@ -1,18 +1,24 @@
 //! The relay at the venue: takes frames from the encoder and sends them over the bond.
 
+mod backfill;
 mod task;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bond::{SenderConfig, SenderStats};
 use media::catalog::Catalog;
-use media::{Frame, Time, TrackId};
+use media::{Frame, Time, Track, TrackId};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::backfill::Backfill;
 use self::task::{Own, SendTask};
+use crate::backfill::archive::Reader;
+use crate::backfill::supply::Standing;
+use crate::backfill::Archive;
 use crate::clock::Clock;
 use crate::control::Hello;
 use crate::uplink::{EdgeAddress, Plan, Uplinks};
@@ -28,6 +34,13 @@ pub struct Frames {
     pub wake: Arc<Notify>,
 }
 
+impl Frames {
+    /// None at all.
+    fn none() -> Self {
+        Self { pop: Box::new(|| None), wake: Arc::default() }
+    }
+}
+
 /// What the bond asks of the encoder. Both are called from the bond's task and must not block.
 #[derive(Clone)]
 pub struct Hooks {
@@ -36,6 +49,13 @@ pub struct Hooks {
     /// The media of all tracks together may have so many bits per second from now on; 0 while no uplink
     /// carries anything.
     pub rate: Arc<dyn Fn(u32) + Send + Sync>,
+}
+
+impl Hooks {
+    /// Nobody listens.
+    fn none() -> Self {
+        Self { keyframe: Arc::new(|| ()), rate: Arc::new(|_| ()) }
+    }
 }
 
 /// What the venue needs to know, checked.
@@ -93,11 +113,14 @@ pub struct Status {
     pub keyframe_requests: u64,
     /// Bits per second of media that the bond can carry; 0 while it carries none.
     pub target_rate: u32,
+    /// How the edge's copy of the show stands, where there is a recording to heal it from.
+    pub backfill: Option<Standing>,
 }
 
 /// The sending side, running.
 pub struct Venue {
     shared: Arc<Shared>,
+    recording_ended: Arc<AtomicBool>,
     stop: Arc<Notify>,
     ended: oneshot::Receiver<()>,
 }
@@ -110,9 +133,10 @@ struct Shared {
 
 impl Venue {
     /// Calls the edge over all uplinks and sends whatever `frames` gives. An edge that is not there is
-    /// called again and again, and frames that cannot be sent in time are let go. Everything runs on a
-    /// thread of its own: the tasks of the bond and of QUIC hand each datagram on several times, which costs
-    /// little on one thread and a wake-up by the kernel each between threads.
+    /// called again and again, and frames that cannot be sent in time are let go; with an `archive`, the edge's
+    /// copy of the show is healed from it. Everything runs on a thread of its own: the tasks of the bond and of
+    /// QUIC hand each datagram on several times, which costs little on one thread and a wake-up by the kernel
+    /// each between threads.
     ///
     /// # Errors
     ///
@@ -123,9 +147,37 @@ impl Venue {
         clock: Clock,
         frames: Frames,
         hooks: Hooks,
+        archive: Option<Arc<dyn Archive>>,
+    ) -> std::io::Result<Self> {
+        Self::launch(settings, catalog, Vec::new(), clock, frames, hooks, archive)
+    }
+
+    /// Calls the edge over all uplinks, and heals its copy of a show that is over. [`Status::backfill`] says when
+    /// it is whole.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no descriptors.
+    pub fn sync(settings: Settings, clock: Clock, archive: Arc<dyn Archive>) -> std::io::Result<Self> {
+        let (catalog, tracks) = (Catalog::default(), archive.tracks());
+        let (frames, hooks) = (Frames::none(), Hooks::none());
+        let venue = Self::launch(settings, catalog, tracks, clock, frames, hooks, Some(archive))?;
+        venue.recording_ended();
+        Ok(venue)
+    }
+
+    fn launch(
+        settings: Settings,
+        catalog: Catalog,
+        sync: Vec<Track>,
+        clock: Clock,
+        frames: Frames,
+        hooks: Hooks,
+        archive: Option<Arc<dyn Archive>>,
     ) -> std::io::Result<Self> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let video: Vec<TrackId> = catalog.tracks().iter().filter(|t| t.is_video()).map(|t| t.id).collect();
+        let tracks = if sync.is_empty() { catalog.tracks() } else { sync.clone() };
         let session = session_id();
         let uplinks = Uplinks {
             plan: settings.uplinks,
@@ -139,6 +191,8 @@ impl Venue {
                 proof: None,
                 catalog,
                 deadline_ms: settings.deadline.as_millis() as u32,
+                backfill: archive.is_some(),
+                sync,
             },
             clock,
             events,
@@ -147,6 +201,9 @@ impl Venue {
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(Notify::new());
         let config = SenderConfig { deadline: settings.deadline, ..SenderConfig::default() };
+        let recording_ended = Arc::new(AtomicBool::new(false));
+        let reader = archive.map(|archive| Reader::start(archive, recording_ended.clone())).transpose()?;
+        let backfill = Backfill::new(reader, tracks.iter().map(|track| track.id).collect());
         let own =
             Own { clock, video, config, session, port: settings.edge.port, hooks, shared: shared.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -155,14 +212,19 @@ impl Venue {
             let stop = stop.clone();
             async move {
                 tokio::spawn(uplinks.run());
-                SendTask::new(own).run(frames, queue, stop).await;
+                SendTask::new(own, backfill).run(frames, queue, stop).await;
             }
         };
         std::thread::Builder::new().name("bond".into()).spawn(move || {
             runtime.block_on(run);
             drop(alive);
         })?;
-        Ok(Self { shared, stop, ended })
+        Ok(Self { shared, recording_ended, stop, ended })
+    }
+
+    /// Nothing will be added to the archive any more: the edge's copy can become whole.
+    pub fn recording_ended(&self) {
+        self.recording_ended.store(true, Ordering::Release);
     }
 
     /// How it stands, at most 100 ms old.

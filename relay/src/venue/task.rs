@@ -8,9 +8,10 @@ use bond::{Class, PathId, PathState, Sender, SenderConfig};
 use media::{Frame, Time, TrackId};
 use tokio::sync::{Notify, mpsc};
 
+use super::backfill::Backfill;
 use super::{Frames, Hooks, Shared, Status, UplinkState};
 use crate::clock::Clock;
-use crate::control::ToEdge;
+use crate::control::{Close, ToEdge};
 use crate::rate::RateSignal;
 use crate::uplink::cost::Ledger;
 use crate::uplink::{Cost, Tariff, UplinkEvent, Why};
@@ -81,13 +82,14 @@ pub(super) struct SendTask {
     uplinks: BTreeMap<PathId, Entry>,
     ledger: Ledger,
     rate: RateSignal,
+    backfill: Backfill,
     current: Status,
     next_status: Time,
     next_clock: Time,
 }
 
 impl SendTask {
-    pub fn new(own: Own) -> Self {
+    pub fn new(own: Own, backfill: Backfill) -> Self {
         Self {
             sender: Sender::new(own.config),
             own,
@@ -95,6 +97,7 @@ impl SendTask {
             uplinks: BTreeMap::new(),
             ledger: Ledger::default(),
             rate: RateSignal::default(),
+            backfill,
             current: Status::default(),
             next_status: Time::ZERO,
             next_clock: Time::ZERO,
@@ -110,10 +113,12 @@ impl SendTask {
     ) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let wake = self.sender.poll_timeout().map_or(self.next_status, |wake| wake.min(self.next_status));
+            let wakes = [self.sender.poll_timeout(), self.backfill.poll_timeout()];
+            let wake = wakes.into_iter().flatten().fold(self.next_status, Time::min);
             tokio::select! {
                 () = frames.wake.notified() => {}
                 _ = events.recv_many(&mut batch, BATCH) => {}
+                () = self.backfill.answered() => {}
                 () = tokio::time::sleep_until(self.own.clock.instant(wake).into()) => {}
                 () = stop.notified() => break,
             }
@@ -124,6 +129,7 @@ impl SendTask {
             while let Some((frame, _)) = (frames.pop)() {
                 self.push(&frame, now);
             }
+            self.backfill.run(&mut self.sender, now);
             self.sender.handle_timeout(now);
             while let Some(transmit) = self.sender.poll_transmit(now) {
                 if let Some(path) = self.paths.get(&transmit.path) {
@@ -185,10 +191,14 @@ impl SendTask {
                 self.leave(path, now);
                 self.uplinks.remove(&path);
             }
-            UplinkEvent::Up { path, session, connection, control } => {
+            UplinkEvent::Up { path, session, connection, control, welcome } => {
                 // Of a session that sleep has ended: its uplink is about to notice.
                 if session != self.own.session {
                     return;
+                }
+                if self.backfill.meet(&welcome) {
+                    tracing::info!("the edge has no memory of this bond: it begins anew");
+                    self.begin_anew(now);
                 }
                 self.leave(path, now);
                 let max_datagram = connection.max_datagram_size().unwrap_or(bond::MAX_DATAGRAM);
@@ -234,17 +244,25 @@ impl SendTask {
                 }
             }
             UplinkEvent::Woke { session } => {
-                for path in self.paths.keys().copied().collect::<Vec<_>>() {
-                    self.leave(path, now);
-                }
-                for entry in self.uplinks.values_mut() {
-                    entry.state.connected = false;
-                }
                 self.own.session = session;
-                self.sender = Sender::new(self.own.config);
+                self.begin_anew(now);
                 self.notice("The machine was asleep: calling the edge anew.".into());
             }
         }
+    }
+
+    /// A new bond, without paths; those that there were come back by calling the edge again.
+    fn begin_anew(&mut self, now: Time) {
+        for path in self.paths.keys().copied().collect::<Vec<_>>() {
+            if let Some(path) = self.paths.get(&path) {
+                path.connection.close(Close::Replaced.into(), b"a new bond begins");
+            }
+            self.leave(path, now);
+        }
+        for entry in self.uplinks.values_mut() {
+            entry.state.connected = false;
+        }
+        self.sender = Sender::new(self.own.config);
     }
 
     /// Takes a path out of the bond, if it is in.
@@ -324,6 +342,7 @@ impl SendTask {
         }
         self.tell_costs();
         self.current.bond = self.sender.stats();
+        self.current.backfill = self.backfill.standing();
         let carrying = self.current.bond.paths.iter().filter(|stats| stats.state == PathState::Active);
         let active: BTreeSet<PathId> = carrying.map(|stats| stats.path).collect();
         self.note_silence(&active, now);

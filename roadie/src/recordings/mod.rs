@@ -14,6 +14,7 @@ mod play;
 mod repair;
 mod scan;
 mod shows;
+mod sync;
 mod times;
 mod verify;
 
@@ -36,6 +37,7 @@ enum Command {
     Merge(merge::Raw),
     Export(export::Raw),
     Clip(clip::Raw),
+    Sync(sync::Raw),
 }
 
 /// Which recordings are meant.
@@ -58,7 +60,7 @@ pub fn repair(file: &std::path::Path) -> anyhow::Result<u64> {
 }
 
 /// Does what was asked for. It waits for disks, so call it where that is allowed.
-pub fn run(raw: Raw) -> anyhow::Result<()> {
+pub async fn run(raw: Raw) -> anyhow::Result<()> {
     match raw.command {
         Command::List(raw) => list::run(&raw),
         Command::Verify(raw) => verify::run(&raw),
@@ -66,5 +68,6 @@ pub fn run(raw: Raw) -> anyhow::Result<()> {
         Command::Merge(raw) => merge::run(&raw),
         Command::Export(raw) => export::run(&raw),
         Command::Clip(raw) => clip::run(&raw),
+        Command::Sync(raw) => sync::run(raw).await,
     }
 }

@@ -34,7 +34,7 @@ pub fn exact(time: Duration) -> String {
 
 /// `2026-11-18 11:06:40 UTC`.
 pub fn date(time: Time) -> String {
-    let stamp = encoder::record::utc(time);
+    let stamp = media::cmaf::utc(time);
     // YYYYMMDDTHHMMSSZ, ASCII by its making.
     let part = |from: usize, to: usize| stamp.get(from..to).unwrap_or_default();
     format!(

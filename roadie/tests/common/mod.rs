@@ -73,18 +73,33 @@ pub struct Edge {
     pub http_port: u16,
     pub fingerprint: String,
     state: PathBuf,
+    keep: Option<PathBuf>,
 }
 
 impl Edge {
     /// Port 0 takes a free one.
     pub async fn start(dir: &Dir, quic_port: u16, http_port: u16) -> Self {
+        Self::spawn(dir, quic_port, http_port, Some(player_dir()), None).await
+    }
+
+    /// Without a page, and with a copy of each show in a folder.
+    pub async fn keeping(dir: &Dir, keep: &Path) -> Self {
+        Self::spawn(dir, 0, 0, None, Some(keep.to_owned())).await
+    }
+
+    async fn spawn(
+        dir: &Dir,
+        quic_port: u16,
+        http_port: u16,
+        player: Option<PathBuf>,
+        keep: Option<PathBuf>,
+    ) -> Self {
         let state = dir.join("relay");
+        let folders = [("--state", Some(&state)), ("--player", player.as_ref()), ("--keep", keep.as_ref())];
+        let given = folders.into_iter().filter_map(|(name, folder)| Some([name.as_ref(), folder?.as_os_str()]));
         let mut child = Command::new(relay_program())
             .args(["--listen", &format!("[::]:{quic_port}"), "--http", &format!("[::]:{http_port}")])
-            .arg("--state")
-            .arg(&state)
-            .arg("--player")
-            .arg(player_dir())
+            .args(given.flatten())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -102,6 +117,7 @@ impl Edge {
             http_port: http.split([':', '/']).nth(4).unwrap().parse().unwrap(),
             fingerprint: fingerprint.split(' ').next_back().unwrap().to_owned(),
             state,
+            keep,
         }
     }
 
@@ -112,7 +128,8 @@ impl Edge {
 
     /// The same ports and certificate again.
     pub async fn restart(&mut self, dir: &Dir) {
-        *self = Self::start(dir, self.quic_port, self.http_port).await;
+        let player = self.keep.is_none().then(player_dir);
+        *self = Self::spawn(dir, self.quic_port, self.http_port, player, self.keep.clone()).await;
     }
 
     pub fn api(&self) -> EdgeApi {

@@ -131,7 +131,7 @@ impl Stage {
             uplinks: uplinks.addresses().map(uplink).collect::<Vec<_>>().into(),
             deadline: plan.deadline,
         };
-        Venue::start(settings, catalog(plan), clock, tap.frames(), tap.hooks())
+        Venue::start(settings, catalog(plan), clock, tap.frames(), tap.hooks(), None)
     }
 
     /// What the edge's trace says of each frame, for so long.
@@ -166,7 +166,7 @@ pub(crate) async fn start_edge() -> anyhow::Result<Edge> {
 
 fn edge_settings(state: PathBuf) -> edge::Settings {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    edge::Settings { listen: any, http: any, certificate: None, state, player: None, token: None }
+    edge::Settings { listen: any, http: any, certificate: None, state, player: None, keep: None, token: None }
 }
 
 /// What stands between the made-up encoder and the venue.

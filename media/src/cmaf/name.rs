@@ -1,12 +1,12 @@
 //! File names: the broadcast and when the recording began.
 
-use media::Time;
+use crate::Time;
 
 /// Longer broadcast names are cut, because a file name ends at 255 bytes on most disks.
 const MAX_NAME_BYTES: usize = 120;
 
 /// `BROADCAST-YYYYMMDDTHHMMSSZ`, without path tricks: the result is one harmless path component.
-pub fn stem(broadcast: &str, start: Time) -> String {
+pub fn file_stem(broadcast: &str, start: Time) -> String {
     format!("{}-{}", safe(broadcast), utc(start))
 }
 
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn names_without_tricks() {
-        assert_eq!(stem("tour/london", Time::ZERO), "tour_london-19700101T000000Z");
+        assert_eq!(file_stem("tour/london", Time::ZERO), "tour_london-19700101T000000Z");
         for (broadcast, name) in [
             ("/demo/", "demo"),
             ("../../etc/passwd", "_._.._etc_passwd"),

@@ -40,6 +40,7 @@ pub struct Raw {
     /// Repeat it for each input that you want to cut to; the first is on air at the start. `roadie devices`
     /// lists what is there
     #[arg(long, value_name = "INPUT")]
+    #[serde(deserialize_with = "one_or_more")]
     pub input: Vec<String>,
 
     /// The sound of cameras and screens: `default`, `none`, `alsa:hw:1,0` or `pulse:NAME` [default: default]
@@ -192,6 +193,20 @@ impl Raw {
     }
 }
 
+/// In a settings file, one input may stand without brackets.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Inputs {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Inputs::deserialize(deserializer)? {
+        Inputs::One(input) => vec![input],
+        Inputs::More(inputs) => inputs,
+    })
+}
+
 /// The command line's list, or the file's where the command line has none.
 fn pick<T>(line: Vec<T>, file: Vec<T>) -> Vec<T> {
     if line.is_empty() { file } else { line }
@@ -221,6 +236,15 @@ pub(crate) fn parse_edge(text: &str, fingerprint: Option<String>) -> anyhow::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inputs_in_a_settings_file() {
+        let inputs = |text: &str| serde_json::from_str::<Raw>(text).map(|raw| raw.input);
+        assert_eq!(inputs(r#"{"input": "test"}"#).unwrap(), ["test"]);
+        assert_eq!(inputs(r#"{"input": ["camera", "udp://:5000"]}"#).unwrap(), ["camera", "udp://:5000"]);
+        assert!(inputs("{}").unwrap().is_empty());
+        assert!(inputs(r#"{"input": 5}"#).is_err());
+    }
 
     #[test]
     fn edges() {

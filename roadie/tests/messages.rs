@@ -27,9 +27,18 @@ const EDGE: [&str; 2] = ["--edge", "https://localhost:1/show"];
 
 #[tokio::test]
 async fn wrong_words_are_named() {
-    let cases: [(&[&str], &[&str]); 13] = [
+    let cases: [(&[&str], &[&str]); 19] = [
         (&["--input", "camera:/dev/video99", EDGE[0], EDGE[1]], &["/dev/video99"]),
         (&["--input", "file:/no/such/clip.mp4", EDGE[0], EDGE[1]], &["/no/such/clip.mp4"]),
+        (&["--input", "srt://camera", EDGE[0], EDGE[1]], &["srt://camera", "no port", "srt://:9000"]),
+        (
+            &["--input", "rtmp://server", EDGE[0], EDGE[1]],
+            &["rtmp://server", "rtmp://server.example/app/name"],
+        ),
+        (&["--input", "udp://:0", EDGE[0], EDGE[1]], &["udp://:0", "udp://:5000"]),
+        (&["--input", "screen:97", EDGE[0], EDGE[1]], &[":97", "X11"]),
+        (&["--input", "test", "--input", "tape", EDGE[0], EDGE[1]], &["tape", "camera"]),
+        (&["--input", "test", "--audio-input", "jack:1", EDGE[0], EDGE[1]], &["jack:1", "pulse:NAME"]),
         (&["--input", "tape", EDGE[0], EDGE[1]], &["tape", "camera"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "usb77"], &["usb77", "lo"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "203.0.113.7"], &["203.0.113.7"]),

@@ -195,6 +195,8 @@ impl Sound {
         let position = self.position?;
         let end = time_of(position + SILENCE) + self.lag();
         Some(match self.heard().filter(|heard| !heard.away && !self.silent) {
+            // Nobody sends yet.
+            Some(Heard { stream: true, arrived: None, .. }) => end,
             Some(heard) => end.max(heard.arrived.unwrap_or(time_of(position)) + heard.patience()),
             None => end,
         })
@@ -335,6 +337,16 @@ mod tests {
             tick(&mut sound, &mut ear, 1000, 3000);
             assert!(ear.end() >= ms(2970), "{}", ear.end());
         }
+    }
+
+    #[test]
+    fn a_stream_that_nobody_sends_yet_is_silent_at_once() {
+        let (mut sound, mut ear) = (Sound::new(&[true], Some(0)), Ear::default());
+        sound.begin(ms(1000));
+        tick(&mut sound, &mut ear, 1000, 1100);
+        assert!(ear.end() >= ms(1060), "{}", ear.end());
+        play(&mut sound, &mut ear, 0, 10_000, 1100, 1200, 20);
+        assert_eq!(ear.end(), ms(1200));
     }
 
     #[test]

@@ -20,7 +20,9 @@ pub async fn heal(ending: &Ending, mut note: impl FnMut(&str)) {
     note(&match standing {
         Some(Standing { whole: true, kept, .. }) => format!("The edge's copy is whole: {kept} groups."),
         Some(Standing { done: true, gone, .. }) => {
-            format!("The edge's copy lacks {gone} groups that no copy here has: see `roadie recordings verify`.")
+            format!(
+                "The edge's copy lacks {gone} groups that no copy here has: see `roadie recordings verify`."
+            )
         }
         _ => "The edge's copy is not whole: `roadie recordings sync` sends the rest.".into(),
     });

@@ -96,7 +96,9 @@ async fn after_an_outage_of_all_uplinks_the_edges_copy_is_the_recording() {
     })
     .await;
     let count = assert_same(&copies[0], &stage.keep);
-    println!("{count} groups are the same in both; {lost} frames were lost live, {missing} groups missing at once");
+    println!(
+        "{count} groups are the same in both; {lost} frames were lost live, {missing} groups missing at once"
+    );
 }
 
 async fn sync(stage: &Stage, dir: &Path) -> String {
@@ -107,7 +109,8 @@ async fn sync(stage: &Stage, dir: &Path) -> String {
         command.args(["--uplink", &format!("link{n}:via={}", uplink.addr())]);
     }
     let output = command.stdin(Stdio::null()).output().await.unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     text
 }

@@ -82,8 +82,13 @@ pub fn run(raw: Raw) -> anyhow::Result<()> {
         let outage = outage(&raw, &dir.join("outage")).await?;
         let latency = latency(&raw, &dir.join("latency")).await?;
         let stalls = watch.stalls();
-        println!("the machine: {} stalls over 20 ms, the worst {} ms", stalls.count, stalls.worst.as_millis());
-        let figures = json!({ "outage": outage, "latency": latency, "stalls": stalls.count, "seed": raw.seed });
+        println!(
+            "the machine: {} stalls over 20 ms, the worst {} ms",
+            stalls.count,
+            stalls.worst.as_millis()
+        );
+        let figures =
+            json!({ "outage": outage, "latency": latency, "stalls": stalls.count, "seed": raw.seed });
         if let Some(file) = &raw.json {
             std::fs::write(file, format!("{figures:#}\n")).with_context(|| format!("{}", file.display()))?;
         }
@@ -110,7 +115,12 @@ struct Scene {
 }
 
 /// Everything is on the air.
-async fn scene(raw: &Raw, dir: &Path, past: Option<Recorded>, open: Arc<AtomicBool>) -> anyhow::Result<Scene> {
+async fn scene(
+    raw: &Raw,
+    dir: &Path,
+    past: Option<Recorded>,
+    open: Arc<AtomicBool>,
+) -> anyhow::Result<Scene> {
     let (recording, keep) = (dir.join("recording"), dir.join("keep"));
     let stage = Stage::start(dir, &keep, raw.seed).await?;
     let clock = Clock::start();
@@ -120,8 +130,10 @@ async fn scene(raw: &Raw, dir: &Path, past: Option<Recorded>, open: Arc<AtomicBo
     let catalog = media::catalog::Catalog::from_tracks(&tracks(bitrate(raw)));
     let settings = stage.venue("bench", DEADLINE);
     let venue = Venue::start(settings, catalog, clock, frames, hooks, Some(Arc::new(archive)))?;
-    until("the uplinks", async || venue.status().uplinks.iter().filter(|uplink| uplink.connected).count() == 3)
-        .await?;
+    until("the uplinks", async || {
+        venue.status().uplinks.iter().filter(|uplink| uplink.connected).count() == 3
+    })
+    .await?;
     // The bond learns its paths.
     tokio::time::sleep(SETTLE).await;
     Ok(Scene { stage, live, venue, recording, keep })
@@ -254,7 +266,9 @@ async fn latency(raw: &Raw, dir: &Path) -> anyhow::Result<Value> {
             side.lost,
         );
     }
-    println!("P95 with against without: {ratio:.3}; backfill carried {megabits:.2} Mb/s; {owed} groups still owed");
+    println!(
+        "P95 with against without: {ratio:.3}; backfill carried {megabits:.2} Mb/s; {owed} groups still owed"
+    );
     if owed == 0 {
         bail!("all was sent before the end: give fewer turns");
     }

@@ -37,13 +37,7 @@ const BURST: u64 = 60;
 
 /// Pictures at 30 a second, and sound.
 pub fn tracks(bitrate: u32) -> Vec<Track> {
-    let video = VideoConfig {
-        codec: "avc3.42c01f".into(),
-        width: 1280,
-        height: 720,
-        framerate: 30,
-        bitrate,
-    };
+    let video = VideoConfig { codec: "avc3.42c01f".into(), width: 1280, height: 720, framerate: 30, bitrate };
     let audio = AudioConfig { codec: "opus".into(), sample_rate: 48_000, channels: 2, bitrate: 96_000 };
     vec![
         Track { id: TrackId(0), name: "video/720p".into(), config: TrackConfig::Video(video) },
@@ -99,7 +93,13 @@ impl Source {
 }
 
 /// Records a show that ended at `until`, as fast as the disk takes it.
-pub fn record_past(dir: &Path, broadcast: &str, until: Time, length: Duration, bitrate: u32) -> anyhow::Result<()> {
+pub fn record_past(
+    dir: &Path,
+    broadcast: &str,
+    until: Time,
+    length: Duration,
+    bitrate: u32,
+) -> anyhow::Result<()> {
     let (mut tap, mut handle) = Tap::new(vec![dir.to_owned()], broadcast.to_owned(), Arc::new(|| ()));
     tap.tracks(&tracks(bitrate));
     let mut source = Source::new(until - length, bitrate);

@@ -112,7 +112,9 @@ mod tests {
 
     fn fragments() -> Vec<Fragment> {
         let (mut writer, mut file) = Writer::new("x", &tracks(), sets(), ZERO).unwrap();
-        show(10, 15).iter().for_each(|frame| drop(writer.fragment(frame, &mut file).unwrap()));
+        for frame in show(10, 15) {
+            writer.fragment(&frame, &mut file).unwrap();
+        }
         let mut reader = Reader::new();
         reader.push(&file);
         let fragment = |item| match item {

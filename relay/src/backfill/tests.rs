@@ -420,6 +420,10 @@ fn in_the_end_it_is_whole_whatever_happened() {
         world.restart_venue();
         world.supply.handle_complete();
         world.go_on(3_000);
-        assert!(world.copies() && world.supply.standing().whole, "seed {seed}: {:?}", world.supply.standing());
+        assert!(
+            world.copies() && world.supply.standing().whole,
+            "seed {seed}: {:?}",
+            world.supply.standing()
+        );
     }
 }

@@ -226,7 +226,9 @@ impl Ingest {
             return Err("the catalog has no track, or too many".into());
         }
         if !hello.sync.is_empty() && self.keep.is_none() {
-            return Err("this edge keeps no copies of shows: it would have to be started with --keep DIR".into());
+            return Err(
+                "this edge keeps no copies of shows: it would have to be started with --keep DIR".into()
+            );
         }
         if !DEADLINE_MS.contains(&hello.deadline_ms) {
             return Err(format!("a deadline of {} ms is not between 50 and 10,000", hello.deadline_ms));
@@ -247,14 +249,16 @@ impl Ingest {
             }
             // A killed encoder's session waits for it; its recording may come meanwhile.
             if !handle.sync && !hello.sync.is_empty() && !handle.joined.deserted.load(Ordering::Relaxed) {
-                return Err(format!("{}: its copy heals by itself, or can be synced afterwards", control::ON_AIR));
+                return Err(format!(
+                    "{}: its copy heals by itself, or can be synced afterwards",
+                    control::ON_AIR
+                ));
             }
         } else if sessions.len() >= MAX_SESSIONS {
             return Err(format!("this edge has {MAX_SESSIONS} shows on the air, and takes no more"));
         }
         let sync = !hello.sync.is_empty();
-        let publication =
-            (!sync).then(|| self.publish(&hello.broadcast, &hello.catalog)).transpose()?;
+        let publication = (!sync).then(|| self.publish(&hello.broadcast, &hello.catalog)).transpose()?;
         let record = self.broadcasts.begin(&hello.broadcast, &hello.session);
         let (events, queue) = mpsc::channel(SESSION_QUEUE);
         let deadline = Duration::from_millis(u64::from(hello.deadline_ms));

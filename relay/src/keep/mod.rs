@@ -185,7 +185,8 @@ impl Keep {
                 }
             }
         }
-        let show = Show { dir: self.dir.clone(), broadcast: broadcast.to_owned(), tracks, deadline, backfill };
+        let show =
+            Show { dir: self.dir.clone(), broadcast: broadcast.to_owned(), tracks, deadline, backfill };
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);

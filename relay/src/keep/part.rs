@@ -97,7 +97,9 @@ impl Part {
     /// Whether frames of this track that were captured from `first` on have their place at the end of this file.
     pub fn takes(&self, track: TrackId, first: Time) -> bool {
         let after = |latest: &Time| *latest < first;
-        first >= self.writer.zero() && self.tracks.contains(&track) && self.latest.get(&track).is_none_or(after)
+        first >= self.writer.zero()
+            && self.tracks.contains(&track)
+            && self.latest.get(&track).is_none_or(after)
     }
 
     /// This group in the file is what the venue's recording has.

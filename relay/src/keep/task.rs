@@ -48,13 +48,7 @@ pub(super) struct Task {
 }
 
 /// Until the session is over. `turn` is held meanwhile: two threads never keep the same broadcast.
-pub(super) fn run(
-    show: Show,
-    clock: Clock,
-    shared: Arc<Shared>,
-    turn: &Mutex<()>,
-    inputs: &Receiver<Input>,
-) {
+pub(super) fn run(show: Show, clock: Clock, shared: Arc<Shared>, turn: &Mutex<()>, inputs: &Receiver<Input>) {
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let mut task = Task::new(show, clock, shared);
     loop {

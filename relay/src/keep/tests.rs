@@ -180,7 +180,11 @@ fn healed_groups_lie_in_the_order_of_their_capture() {
     fill.take_part().unwrap().finish().unwrap();
     let names = dir.names();
     let files: Vec<_> = names.iter().filter(|name| name.ends_with(".mp4")).collect();
-    assert_eq!(files.iter().map(|file| read(&dir.0.join(file)).len()).collect::<Vec<_>>().len(), 3, "{names:?}");
+    assert_eq!(
+        files.iter().map(|file| read(&dir.0.join(file)).len()).collect::<Vec<_>>().len(),
+        3,
+        "{names:?}"
+    );
     let kept = disk::kept(&dir.0, "x");
     for (of, n) in [(sound as fn(u32) -> Frame, 1), (picture, 3), (sound, 7), (picture, 1)] {
         let entry = group(of, n).0;
@@ -236,7 +240,13 @@ fn a_directory_is_tried_out_before_the_first_show() {
         let error = Keep::open(&bad, clock).map(drop).unwrap_err().to_string();
         assert!(error.contains(bad.to_str().unwrap()), "{error}");
     }
-    let vp8 = TrackConfig::Video(VideoConfig { codec: "vp8".into(), width: 1, height: 1, framerate: 1, bitrate: 1 });
+    let vp8 = TrackConfig::Video(VideoConfig {
+        codec: "vp8".into(),
+        width: 1,
+        height: 1,
+        framerate: 1,
+        bitrate: 1,
+    });
     let track = Track { id: VIDEO, name: "video".into(), config: vp8 };
     let keep = Keep::open(&dir.0, clock).unwrap();
     assert!(matches!(keep.begin("x", vec![track], Duration::ZERO, true), Err(KeepError::Codec(_))));

@@ -16,9 +16,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::backfill::Backfill;
 use self::task::{Own, SendTask};
+use crate::backfill::Archive;
 use crate::backfill::archive::Reader;
 use crate::backfill::supply::Standing;
-use crate::backfill::Archive;
 use crate::clock::Clock;
 use crate::control::Hello;
 use crate::uplink::{EdgeAddress, Plan, Uplinks};

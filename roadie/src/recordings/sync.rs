@@ -93,7 +93,9 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
         match outcome {
             Ok(standing) => {
                 let Standing { recorded, sent, .. } = standing;
-                screen.note(&format!("{broadcast}: the edge's copy is whole: {recorded} groups, {sent} of them sent now"));
+                screen.note(&format!(
+                    "{broadcast}: the edge's copy is whole: {recorded} groups, {sent} of them sent now"
+                ));
             }
             Err(error) => {
                 screen.note(&format!("{broadcast}: {error:#}"));
@@ -172,7 +174,9 @@ fn line(broadcast: &str, standing: &Standing, why: Option<&str>) -> String {
         (false, None) => String::new(),
     };
     let megabytes = sent_bytes as f64 / 1e6;
-    format!("{broadcast}: {kept} of {recorded} groups are at the edge, {owed} to go, {megabytes:.1} MB sent{trouble}")
+    format!(
+        "{broadcast}: {kept} of {recorded} groups are at the edge, {owed} to go, {megabytes:.1} MB sent{trouble}"
+    )
 }
 
 /// The edge, and the broadcast, if one is named.
@@ -230,8 +234,12 @@ mod tests {
 
     #[test]
     fn the_progress_is_one_line() {
-        let standing = Standing { recorded: 90, kept: 70, owed: 20, sent_bytes: 1_250_000, ..Standing::default() };
-        assert_eq!(line("demo", &standing, None), "demo: 70 of 90 groups are at the edge, 20 to go, 1.2 MB sent");
+        let standing =
+            Standing { recorded: 90, kept: 70, owed: 20, sent_bytes: 1_250_000, ..Standing::default() };
+        assert_eq!(
+            line("demo", &standing, None),
+            "demo: 70 of 90 groups are at the edge, 20 to go, 1.2 MB sent"
+        );
         let stuck = Standing { stuck: true, ..standing };
         assert!(line("demo", &stuck, Some("x")).ends_with("the edge's disk takes nothing now"));
     }

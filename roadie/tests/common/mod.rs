@@ -96,7 +96,8 @@ impl Edge {
     ) -> Self {
         let state = dir.join("relay");
         let folders = [("--state", Some(&state)), ("--player", player.as_ref()), ("--keep", keep.as_ref())];
-        let given = folders.into_iter().filter_map(|(name, folder)| Some([name.as_ref(), folder?.as_os_str()]));
+        let given =
+            folders.into_iter().filter_map(|(name, folder)| Some([name.as_ref(), folder?.as_os_str()]));
         let mut child = Command::new(relay_program())
             .args(["--listen", &format!("[::]:{quic_port}"), "--http", &format!("[::]:{http_port}")])
             .args(given.flatten())

@@ -85,6 +85,23 @@ pub struct Hello {
     /// does not know this refuses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sync: Vec<Track>,
+    /// The venue wants to know how its viewers fare, see [`ToVenue::Audience`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audience: bool,
+}
+
+/// How the viewers of a show fare: those whose page reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audience {
+    /// How many report.
+    pub viewers: u32,
+    /// From capture to screen: 95 of 100 pictures come within so many milliseconds, at the viewer for whom it
+    /// is worst. `None` where nobody reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<u32>,
+    /// Freezes, at the viewer who has had the most.
+    #[serde(default)]
+    pub stalls: u64,
 }
 
 /// From the edge to the venue.
@@ -100,6 +117,8 @@ pub enum ToVenue {
     },
     /// A frame was lost for good: please encode a keyframe.
     Keyframe,
+    /// How the viewers fare, when it has changed; only to a venue that asked in its hello.
+    Audience(Audience),
 }
 
 /// How the edge takes an uplink in.
@@ -220,6 +239,9 @@ mod tests {
         assert_eq!(json, r#"{"type":"refused","reason":"no"}"#);
         let json = serde_json::to_string(&ToVenue::Welcome(Welcome::default())).unwrap();
         assert_eq!(json, r#"{"type":"welcome"}"#);
+        let audience = Audience { viewers: 3, p95_ms: Some(182), stalls: 1 };
+        let json = serde_json::to_string(&ToVenue::Audience(audience)).unwrap();
+        assert_eq!(json, r#"{"type":"audience","viewers":3,"p95_ms":182,"stalls":1}"#);
         let hello = ToEdge::Hello(Hello {
             broadcast: "demo".into(),
             session: "00".into(),
@@ -230,6 +252,7 @@ mod tests {
             deadline_ms: 400,
             backfill: false,
             sync: Vec::new(),
+            audience: false,
         });
         let json = serde_json::to_string(&hello).unwrap();
         assert_eq!(

@@ -170,6 +170,7 @@ fn hello(path: u8) -> Hello {
         deadline_ms: 400,
         backfill: false,
         sync: Vec::new(),
+        audience: false,
     }
 }
 

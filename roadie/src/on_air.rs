@@ -141,9 +141,11 @@ fn picture(
     let mut all = vec![lines::title(broadcast, elapsed, status)];
     all.extend(lines::inputs(&status.inputs));
     all.push(lines::program(status));
+    all.extend(lines::audience(&status.venue));
     all.extend(lines::uplinks(&status.venue, rates));
     all.push(lines::target(&status.venue));
     all.extend(lines::recordings(&status.recordings));
+    all.extend(lines::backfill(&status.venue));
     all.extend(alarms.iter().map(|words| lines::alarm(words)));
     all.extend(hint.map(|sure| match sure {
         true => lines::alarm("press q again to end the show"),

@@ -138,7 +138,8 @@ impl Ingest {
         let path = PathId(hello.path);
         let id = connection.stable_id();
         let (control, mut outbox) = mpsc::channel(CONTROL_QUEUE);
-        let up = Event::Up { path, uplink: hello.uplink, connection: connection.clone(), control };
+        let Hello { uplink, audience, .. } = hello;
+        let up = Event::Up { path, uplink, connection: connection.clone(), control, audience };
         if events.send(up).await.is_err() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::broadcasts::{Outcome, Record, UplinkStatus};
 use crate::clock::Clock;
-use crate::control::{Close, ToVenue};
+use crate::control::{Audience, Close, ToVenue};
 use crate::keep::Keeper;
 use crate::origin::{Publication, Written};
 
@@ -26,12 +26,31 @@ const SESSION_LINGER: Duration = Duration::from_secs(30);
 /// Keyframes are asked for at most this often: one takes a round trip and an encode to come.
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
 
+/// How often is looked whether the viewers fare otherwise than the venue was told.
+const AUDIENCE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// What the session's task hears.
 pub(super) enum Event {
-    Up { path: PathId, uplink: String, connection: quinn::Connection, control: mpsc::Sender<ToVenue> },
-    Datagram { path: PathId, connection: usize, data: Bytes },
-    Clock { offset_micros: i64, error_micros: u64 },
-    Down { path: PathId, connection: usize },
+    Up {
+        path: PathId,
+        uplink: String,
+        connection: quinn::Connection,
+        control: mpsc::Sender<ToVenue>,
+        audience: bool,
+    },
+    Datagram {
+        path: PathId,
+        connection: usize,
+        data: Bytes,
+    },
+    Clock {
+        offset_micros: i64,
+        error_micros: u64,
+    },
+    Down {
+        path: PathId,
+        connection: usize,
+    },
     End,
 }
 
@@ -46,6 +65,8 @@ async fn woken(keeper: Option<&Keeper>) {
 struct Path {
     connection: quinn::Connection,
     control: mpsc::Sender<ToVenue>,
+    /// It wants to know how its viewers fare.
+    audience: bool,
 }
 
 /// A session's task.
@@ -65,6 +86,8 @@ pub(super) struct SessionTask {
     /// Whether `empty_since` is known, for others.
     deserted: Arc<AtomicBool>,
     keyframe_asked: Time,
+    /// What the venue was told of its viewers, and when that was looked at.
+    audience: (Option<Audience>, Time),
 }
 
 impl SessionTask {
@@ -88,6 +111,7 @@ impl SessionTask {
             empty_since: Some(clock.now()),
             deserted: Arc::default(),
             keyframe_asked: Time::ZERO,
+            audience: (None, Time::ZERO),
         }
     }
 
@@ -125,6 +149,7 @@ impl SessionTask {
             }
             self.receiver.handle_timeout(now);
             self.deliver(now);
+            self.tell_audience(now);
             if let Some(keeper) = &self.keeper {
                 // A full lane is empty again when the venue has said what came.
                 keeper.messages(|message| self.receiver.send_message(message).is_ok());
@@ -140,14 +165,15 @@ impl SessionTask {
 
     fn handle(&mut self, event: Event, now: Time) {
         match event {
-            Event::Up { path, uplink, connection, control } => {
+            Event::Up { path, uplink, connection, control, audience } => {
                 // It has shown its proof, so it is the same uplink on a new connection.
                 if let Some(old) = self.paths.remove(&path) {
                     self.receiver.remove_path(path, now);
                     old.connection.close(Close::Replaced.into(), b"the uplink came back");
                 }
                 self.receiver.add_path(path, now);
-                self.paths.insert(path, Path { connection, control });
+                self.paths.insert(path, Path { connection, control, audience });
+                self.audience.0 = None;
                 self.empty_since = None;
                 self.deserted.store(false, Relaxed);
                 tracing::info!(broadcast = %self.name, %uplink, "uplink up");
@@ -285,6 +311,30 @@ impl SessionTask {
         // On every uplink, for any of them may be the dead one; the encoder coalesces.
         for path in self.paths.values() {
             let _ = path.control.try_send(ToVenue::Keyframe);
+        }
+    }
+
+    /// Tells the venue how its viewers fare, when that has changed. The venue's clock messages wake this task
+    /// often enough.
+    fn tell_audience(&mut self, now: Time) {
+        let (told, at) = &mut self.audience;
+        if now.saturating_since(*at) < AUDIENCE_INTERVAL {
+            return;
+        }
+        *at = now;
+        let status = self.record.status(now);
+        let quality = status.quality.as_ref();
+        let audience = Audience {
+            viewers: u32::try_from(status.quality_viewers).unwrap_or(u32::MAX),
+            p95_ms: quality.map(|quality| quality.latency_ms.p95 as u32),
+            stalls: quality.map_or(0, |quality| quality.stalls),
+        };
+        if told.replace(audience) == Some(audience) {
+            return;
+        }
+        // On every uplink, for any of them may be the dead one.
+        for path in self.paths.values().filter(|path| path.audience) {
+            let _ = path.control.try_send(ToVenue::Audience(audience));
         }
     }
 }

@@ -272,7 +272,9 @@ pub(crate) async fn dial(
                 Err(DialError::Impostor)
             }
         }
-        ToVenue::Keyframe => Err(DialError::Refused("the edge's first word was no welcome".into())),
+        ToVenue::Keyframe | ToVenue::Audience(_) => {
+            Err(DialError::Refused("the edge's first word was no welcome".into()))
+        }
     }
 }
 

@@ -214,6 +214,9 @@ async fn read(mut recv: quinn::RecvStream, events: &mpsc::Sender<UplinkEvent>) -
             ToVenue::Keyframe => {
                 let _ = events.send(UplinkEvent::Keyframe).await;
             }
+            ToVenue::Audience(audience) => {
+                let _ = events.send(UplinkEvent::Audience(audience)).await;
+            }
             ToVenue::Refused { reason } => return Err(DialError::Refused(dial::shown(&reason))),
             ToVenue::Welcome(_) => {}
         }

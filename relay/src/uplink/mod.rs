@@ -24,7 +24,7 @@ pub use dial::EdgeAddress;
 pub use plan::{Bind, Plan, Tariff, Uplink, UplinkError};
 
 use crate::clock::Clock;
-use crate::control::{Hello, ToEdge, Welcome};
+use crate::control::{Audience, Hello, ToEdge, Welcome};
 use dial::Edge;
 use life::Line;
 use roster::{Change, Roster};
@@ -49,6 +49,8 @@ pub(crate) enum UplinkEvent {
     Datagram { path: PathId, connection: usize, data: Bytes },
     /// The edge wants a keyframe.
     Keyframe,
+    /// The edge says how the viewers fare.
+    Audience(Audience),
     /// Lost, or not to be had.
     Down { path: PathId, connection: Option<usize>, why: Why },
     /// The machine was asleep: its clocks stood still, so the bond begins anew under this session.

@@ -20,7 +20,7 @@ use crate::backfill::Archive;
 use crate::backfill::archive::Reader;
 use crate::backfill::supply::Standing;
 use crate::clock::Clock;
-use crate::control::Hello;
+use crate::control::{Audience, Hello};
 use crate::uplink::{EdgeAddress, Plan, Uplinks};
 
 /// Events of all uplinks on their way to the bond's task: feedback of 16 uplinks for half a second.
@@ -113,6 +113,8 @@ pub struct Status {
     pub keyframe_requests: u64,
     /// Bits per second of media that the bond can carry; 0 while it carries none.
     pub target_rate: u32,
+    /// How the viewers fare, as the edge said last.
+    pub audience: Option<Audience>,
     /// How the edge's copy of the show stands, where there is a recording to heal it from.
     pub backfill: Option<Standing>,
 }
@@ -193,6 +195,7 @@ impl Venue {
                 deadline_ms: settings.deadline.as_millis() as u32,
                 backfill: archive.is_some(),
                 sync,
+                audience: true,
             },
             clock,
             events,

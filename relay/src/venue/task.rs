@@ -230,6 +230,7 @@ impl SendTask {
                 self.current.keyframe_requests += 1;
                 (self.own.hooks.keyframe)();
             }
+            UplinkEvent::Audience(audience) => self.current.audience = Some(audience),
             UplinkEvent::Down { path, connection, why } => {
                 if connection.is_some()
                     && self.paths.get(&path).map(|p| p.connection.stable_id()) == connection

@@ -53,6 +53,8 @@ pub fn state(
             "audio_packets": status.encoder.audio_packets,
             "delay_p95_ms": status.encode_ms,
         },
+        "audience": venue.audience,
+        "backfill": venue.backfill,
         "inputs": status.inputs,
         "levels": status.levels,
         "uplinks": venue.uplinks.iter().enumerate().map(uplink).collect::<Vec<_>>(),

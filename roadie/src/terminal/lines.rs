@@ -265,6 +265,43 @@ fn time_left(left: Duration) -> String {
     }
 }
 
+/// How the viewers fare, as the edge says.
+pub fn audience(status: &venue::Status) -> Option<String> {
+    let audience = status.audience?;
+    let viewers = match audience.viewers {
+        0 => "nobody watches yet".into(),
+        1 => "1 viewer".into(),
+        many => format!("{many} viewers"),
+    };
+    let latency = audience.p95_ms.map_or(String::new(), |ms| format!("   P95 {ms} ms from camera to screen"));
+    let stalls = match audience.stalls {
+        0 => String::new(),
+        stalls => paint(Tone::Uneasy, &format!("   up to {stalls} freezes")),
+    };
+    Some(format!("  {viewers}{latency}{stalls}"))
+}
+
+/// How the edge's copy of the show stands, where it keeps one.
+pub fn backfill(status: &venue::Status) -> Option<String> {
+    let standing = status.backfill.as_ref().filter(|standing| standing.on)?;
+    let gone = match standing.gone {
+        0 => String::new(),
+        gone => format!("; {gone} groups cannot be had from any recording here"),
+    };
+    let words = if standing.stuck {
+        paint(Tone::Uneasy, "the edge's disk takes nothing now")
+    } else if standing.owed > 0 {
+        let (owed, sent) = (standing.owed, standing.sent_bytes as f64 / 1e6);
+        format!(
+            "{} of {} groups, {owed} are being sent again ({sent:.1} MB so far)",
+            standing.kept, standing.recorded
+        )
+    } else {
+        paint(Tone::Good, "whole so far")
+    };
+    Some(format!("  copy at the edge  {words}{gone}"))
+}
+
 /// Something that the creator must act on.
 pub fn alarm(words: &str) -> String {
     paint(Tone::Bad, &format!("! {words}"))
@@ -281,6 +318,9 @@ pub fn keys(inputs: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use relay::backfill::supply::Standing;
+    use relay::control::Audience;
+
     use super::*;
 
     #[test]
@@ -297,6 +337,29 @@ mod tests {
         assert!(uplink(5_000_000_000, false).contains("for emergencies only"));
         assert!(uplink(5_000_000_000, true).contains("nothing else works"));
         assert_eq!(cap(&venue::UplinkState::default()), "");
+    }
+
+    #[test]
+    fn the_edge_says_how_viewers_and_copy_fare() {
+        let plain = |line: Option<String>| super::super::style::cut(&line.unwrap(), 200, false);
+        let mut status = venue::Status::default();
+        assert_eq!((audience(&status), backfill(&status)), (None, None));
+        status.audience = Some(Audience { viewers: 12, p95_ms: Some(182), stalls: 2 });
+        assert_eq!(
+            plain(audience(&status)),
+            "  12 viewers   P95 182 ms from camera to screen   up to 2 freezes"
+        );
+        status.audience = Some(Audience::default());
+        assert_eq!(plain(audience(&status)), "  nobody watches yet");
+        let standing = Standing { on: true, recorded: 60, kept: 60, ..Standing::default() };
+        status.backfill = Some(standing);
+        assert_eq!(plain(backfill(&status)), "  copy at the edge  whole so far");
+        status.backfill = Some(Standing { kept: 48, owed: 12, sent_bytes: 1_200_000, gone: 1, ..standing });
+        let words = plain(backfill(&status));
+        assert!(
+            words.contains("48 of 60 groups, 12 are being sent again (1.2 MB so far); 1 groups"),
+            "{words}"
+        );
     }
 
     #[test]

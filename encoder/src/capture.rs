@@ -100,11 +100,15 @@ pub(crate) fn open(
     }
     if let Some(last) = &capture.sound {
         let program = program.clone();
+        // Of sound alone the last sample is what came just now. Pictures count from their beginning, and sound
+        // that comes with them does as they do.
+        let alone = capture.pictures.is_none();
         let take = move |buffer: gst::Buffer, pts: gst::ClockTime| {
             let now = place.epoch.running_time();
             place.watch.sound(now);
-            if let Some(at) = place.place(pts, now) {
-                program.sound(number, &buffer, at);
+            let length = buffer.duration().filter(|_| alone).unwrap_or_default();
+            if let Some(end) = place.place(pts + length, now) {
+                program.sound(number, &buffer, end.saturating_sub(length));
             }
         };
         take_from(&pipeline, last, ends.then_some(watch), take)?;

@@ -238,3 +238,67 @@ pub(crate) fn plans(inputs: &[Input], microphone: &Microphone) -> Vec<Plan> {
     }
     plans
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPENED: ClockTime = ClockTime::from_seconds(100);
+
+    fn plan(input: &str) -> Plan {
+        plans(&[input.parse().expect("an input")], &Microphone::Default).remove(0)
+    }
+
+    /// What is said so many milliseconds after the source was opened.
+    fn after(plan: &Plan, watch: &Watch, ms: u64) -> Option<String> {
+        let now = OPENED + ClockTime::from_mseconds(ms);
+        plan.stalled(OPENED, now, watch).map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_listener_waits_for_its_sender_and_a_caller_tries_again() {
+        let (listener, caller) = (plan("udp://:5000"), plan("rtsp://camera.local/live"));
+        let watch = Watch::new();
+        assert_eq!(after(&listener, &watch, 3_600_000), None);
+        assert_eq!(after(&caller, &watch, 7_900), None);
+        let said = after(&caller, &watch, 8_000).expect("long enough");
+        assert!(said.contains("rtsp://camera.local/live gave no picture within 8 s"), "{said}");
+    }
+
+    #[test]
+    fn a_stream_without_pictures_is_told() {
+        let (listener, watch) = (plan("srt://:9000"), Watch::new());
+        watch.data();
+        watch.sound(OPENED + ClockTime::from_seconds(8));
+        assert_eq!(after(&listener, &watch, 7_900), None);
+        let said = after(&listener, &watch, 8_000).expect("long enough");
+        assert!(said.contains("carries no picture"), "{said}");
+    }
+
+    #[test]
+    fn what_has_stopped_is_opened_anew_after_a_second() {
+        for input in ["udp://:5000", "camera", "test"] {
+            let (plan, watch) = (plan(input), Watch::new());
+            watch.picture(OPENED + ClockTime::from_seconds(20));
+            assert_eq!(after(&plan, &watch, 20_900), None);
+            let said = after(&plan, &watch, 21_000).expect("long enough");
+            assert!(said.contains("has stopped"), "{said}");
+        }
+    }
+
+    #[test]
+    fn one_microphone_serves_all_cameras_and_is_opened_for_them_only() {
+        let inputs =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an input")).collect::<Vec<_>>();
+        let opened = |texts: &[&str], microphone: &Microphone| {
+            let plans = plans(&inputs(texts), microphone);
+            plans.iter().map(|plan| (plan.source, plan.required)).collect::<Vec<_>>()
+        };
+        let default = Microphone::Default;
+        assert_eq!(opened(&["camera", "screen"], &default), [(0, false), (1, false), (2, false)]);
+        assert_eq!(opened(&["camera"], &Microphone::Alsa("hw:1".into())), [(0, true), (1, true)]);
+        assert_eq!(opened(&["camera"], &Microphone::None), [(0, true)]);
+        assert_eq!(opened(&["test"], &default), [(0, true)]);
+        assert_eq!(opened(&["udp://:5000"], &default), [(0, false)]);
+    }
+}

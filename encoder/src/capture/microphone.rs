@@ -11,9 +11,14 @@ use crate::elements::{add, link, make, opens};
 use crate::program::place::Stamps;
 use crate::{EncoderError, Microphone};
 
-/// The buffer of the sound card is the latency of the sound, in microseconds.
-const PROPERTIES: [(&str, &str); 3] =
-    [("provide-clock", "false"), ("latency-time", "10000"), ("buffer-time", "100000")];
+/// The buffer of the sound card is the latency of the sound, in microseconds. Its samples are only counted: what
+/// GStreamer does about a card whose clock drifts lets it stray by the whole buffer first.
+const PROPERTIES: [(&str, &str); 4] = [
+    ("provide-clock", "false"),
+    ("slave-method", "none"),
+    ("latency-time", "10000"),
+    ("buffer-time", "100000"),
+];
 
 pub(super) fn open(pipeline: &gst::Pipeline, wanted: &Microphone) -> Result<Capture, EncoderError> {
     let source = find(wanted)?;
@@ -27,7 +32,7 @@ pub(super) fn open(pipeline: &gst::Pipeline, wanted: &Microphone) -> Result<Capt
         true => EncoderError::MicrophoneFailed { device: device.clone(), message },
         false => EncoderError::Pipeline { element: element.to_owned(), message },
     });
-    Ok(Capture { pictures: None, sound: Some(last), stamps: Stamps::Ours, explain, feed: None })
+    Ok(Capture { pictures: None, sound: Some(last), stamps: Stamps::Theirs, explain, feed: None })
 }
 
 /// The wanted microphone, opened.

@@ -8,7 +8,8 @@ use gstreamer::ClockTime;
 pub(crate) enum Stamps {
     /// This machine's: they say when a picture was taken.
     Ours,
-    /// The sender's, from wherever that counts: only the distances between them mean something.
+    /// The sender's, or a sound card's, from wherever that counts: only the distances between them mean
+    /// something.
     Theirs,
 }
 

@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
 
 use common::{LIMIT, clip, decode, run, settings, start, try_start};
 use media::{Frame, Time, TrackId, mark};
@@ -100,6 +101,56 @@ fn a_stream_that_nobody_sends_yet_begins_with_the_slate() {
     let luma = &decode(&of(&frames, VIDEO_TRACK)[..1], 640)[0];
     assert!(luma.bytes[..640 * 100].iter().all(|luma| *luma < 20), "it is black");
     assert!(luma.bytes[..640 * 360].iter().any(|luma| *luma > 200), "with white letters");
+    running.stop();
+}
+
+#[test]
+fn a_stream_whose_sound_comes_in_large_pieces_is_encoded_whole() {
+    let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let running = start(settings(input(&format!("udp://:{port}"))));
+    // FFmpeg packs quiet sound into pieces of up to half a second.
+    let mut sender = Command::new("ffmpeg")
+        .args([
+            "-hide_banner",
+            "-loglevel",
+            "error",
+            "-nostdin",
+            "-re",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=s=320x180:r=30",
+        ])
+        .args([
+            "-re",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-tune",
+            "zerolatency",
+        ])
+        .args(["-threads", "1", "-g", "15", "-c:a", "aac", "-f", "mpegts"])
+        .arg(format!("udp://127.0.0.1:{port}?pkt_size=1316"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("ffmpeg; `cargo xtask test` installs it");
+    let back = running.encoder.wait_event(LIMIT);
+    let mut frames = running.until(|frames| of(frames, VIDEO_TRACK).len() >= 90);
+    let _ = sender.kill();
+    let _ = sender.wait();
+    assert_eq!(back, Some(EncoderEvent::SourceBack { input: 0 }));
+    // And through the silence that takes its place.
+    frames.extend(running.until(|frames| of(frames, VIDEO_TRACK).len() >= 30));
+    let audio = of(&frames, AUDIO_TRACK);
+    // The first Opus packet is shorter than the others, by the encoder's lookahead.
+    for step in steps(&audio[1..]) {
+        assert!((step - 20_000).abs() <= 100, "the sound has no hole: {step}");
+    }
     running.stop();
 }
 

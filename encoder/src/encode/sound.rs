@@ -15,8 +15,10 @@ use crate::output::{Encoded, Place};
 use crate::shared::Shared;
 use crate::{AUDIO_TRACK, AudioSettings, EncoderError};
 
-/// Raw sound that waits for the encoder; beyond that the oldest is dropped.
-const RAW_QUEUE: gst::ClockTime = gst::ClockTime::from_mseconds(200);
+/// Raw sound that waits for the encoder; beyond that the oldest is dropped. It is no latency, as the encoder is a
+/// hundred times faster than sound is: it is room for what comes at once, half a second of a stream or a second of
+/// silence in its place.
+const RAW_QUEUE: gst::ClockTime = gst::ClockTime::from_seconds(2);
 
 /// A running encoder of sound.
 pub(crate) struct Sound {

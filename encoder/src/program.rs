@@ -15,7 +15,6 @@ use gstreamer as gst;
 use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
 use media::mark::{self, Mark};
-use serde::Serialize;
 
 use crate::clock::Epoch;
 use crate::events::Events;
@@ -27,11 +26,14 @@ pub(crate) mod place;
 mod slate;
 mod sound;
 mod splice;
+mod status;
 #[cfg(test)]
 mod tests;
 
 use pictures::Pictures;
 use sound::Sound;
+use status::States;
+pub use status::{InputStatus, SourceState};
 
 /// What a show without an input says, before there ever was a picture.
 const FIRST_MESSAGE: &str = "The show starts soon";
@@ -46,35 +48,6 @@ pub(crate) trait RawSink: Send + Sync {
     fn cut(&self);
 }
 
-/// How an input stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum SourceState {
-    /// It is being opened, or waits for its sender.
-    Waiting,
-    /// It gives pictures (a microphone: sound).
-    Live,
-    /// It gave something and does not any more, or cannot be opened; it is tried again and again.
-    Away {
-        /// Why, in words for the creator.
-        reason: String,
-    },
-}
-
-/// An input of the show.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct InputStatus {
-    /// As it is written, without secrets.
-    pub name: String,
-    /// How it stands.
-    pub state: SourceState,
-    /// Whether viewers see it, or its slate.
-    pub on_air: bool,
-    /// How loud its sound is, on air or not.
-    pub levels: Levels,
-}
-
 /// One show's program. Sources are numbered: first the inputs, then the microphone.
 pub(crate) struct Program {
     epoch: Epoch,
@@ -87,7 +60,7 @@ pub(crate) struct Program {
     period: gst::ClockTime,
     pictures: Mutex<PictureSide>,
     sound: Mutex<SoundSide>,
-    states: Mutex<Vec<SourceState>>,
+    states: Mutex<States>,
     begun: AtomicBool,
     alarm: Mutex<Alarm>,
     rung: Condvar,
@@ -155,7 +128,7 @@ impl Program {
                 program: Meter::default(),
                 sources: (0..sources).map(|_| Meter::default()).collect(),
             }),
-            states: Mutex::new(vec![SourceState::Waiting; sources]),
+            states: Mutex::new(States::new(sources)),
             begun: AtomicBool::new(false),
             alarm: Mutex::default(),
             rung: Condvar::new(),
@@ -259,7 +232,7 @@ impl Program {
         let side = lock(&self.sound);
         let status = |(index, input): (usize, &Input)| InputStatus {
             name: input.to_string(),
-            state: states.get(index).cloned().unwrap_or(SourceState::Waiting),
+            state: states.of(index),
             on_air: index == on_air,
             levels: side
                 .sources
@@ -390,14 +363,9 @@ impl Program {
     }
 
     fn live(&self, source: usize) {
-        let mut states = lock(&self.states);
-        let Some(state) = states.get_mut(source).filter(|state| **state != SourceState::Live) else { return };
         // A stream that comes for the first time ends a slate, too.
         let stream = self.inputs.get(source).is_some_and(Input::is_network);
-        let news = stream || matches!(state, SourceState::Away { .. });
-        *state = SourceState::Live;
-        drop(states);
-        if news {
+        if lock(&self.states).live(source, stream) {
             self.events.note(match source == self.microphone() {
                 true => EncoderEvent::MicrophoneBack,
                 false => EncoderEvent::SourceBack { input: source },
@@ -406,13 +374,7 @@ impl Program {
     }
 
     fn away(&self, source: usize, reason: String) {
-        let mut states = lock(&self.states);
-        let Some(state) = states.get_mut(source) else { return };
-        let news = !matches!(state, SourceState::Away { .. });
-        // The newest reason is the best known; the owner is told once.
-        *state = SourceState::Away { reason: reason.clone() };
-        drop(states);
-        if news {
+        if lock(&self.states).away(source, &reason) {
             tracing::warn!(source = self.name(source), reason, "a source is away");
             self.events.note(match source == self.microphone() {
                 true => EncoderEvent::MicrophoneLost { reason },

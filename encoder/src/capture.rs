@@ -59,10 +59,11 @@ pub(crate) struct Source {
 }
 
 /// Opens the source of this number: its pictures and its sound go to `program`, and what happens to it to
-/// `watch`.
+/// `watch`. `exact`: a camera with too few pixels is an error; otherwise its pictures are made larger.
 pub(crate) fn open(
     wanted: &Wanted,
     video: &VideoSettings,
+    exact: bool,
     (program, number): (&Arc<Program>, usize),
     watch: &Arc<Watch>,
 ) -> Result<Source, EncoderError> {
@@ -74,7 +75,7 @@ pub(crate) fn open(
         Wanted::Input(Input::Test) => test::open(&pipeline, video),
         Wanted::Input(Input::File(path)) => file::open(&pipeline, path, video, file::Repeat::Forever),
         Wanted::Input(Input::FileOnce(path)) => file::open(&pipeline, path, video, file::Repeat::Once),
-        Wanted::Input(Input::Camera(device)) => camera::open(&pipeline, device.as_deref(), video),
+        Wanted::Input(Input::Camera(device)) => camera::open(&pipeline, device.as_deref(), video, exact),
         Wanted::Input(Input::Screen(display)) => screen::open(&pipeline, display.as_deref(), video),
         Wanted::Input(Input::Network(stream)) => network::open(&pipeline, stream, video, watch),
         Wanted::Microphone(microphone) => microphone::open(&pipeline, microphone),

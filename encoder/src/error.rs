@@ -98,6 +98,18 @@ pub enum EncoderError {
         /// GStreamer's words.
         message: String,
     },
+    /// The camera has no mode of this size.
+    #[error(
+        "the camera {device} gives no pictures of {wanted}: the nearest are {nearest}; use `--size {nearest}`"
+    )]
+    CameraTooSmall {
+        /// The device.
+        device: String,
+        /// The size that the show is to have.
+        wanted: String,
+        /// The best that the camera does.
+        nearest: String,
+    },
     /// The microphone does not deliver.
     #[error(
         "the microphone {device} does not work: {message}; `roadie devices` lists those that are there, and `--audio-input none` does without"

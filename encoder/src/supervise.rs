@@ -141,7 +141,8 @@ impl Run {
         let mut gave = false;
         while !self.stopped() {
             let watch = Arc::new(Watch::new());
-            let ending = self.open(&watch);
+            // Once on air, a picture that is too small is better than none.
+            let ending = self.open(&watch, self.plan.required && !gave);
             let gave_now = watch.last_picture().or(watch.last_sound()).is_some();
             gave |= gave_now;
             match ending {
@@ -167,10 +168,10 @@ impl Run {
     }
 
     /// Opens the source, and comes back when it is closed again.
-    fn open(&self, watch: &Arc<Watch>) -> Ending {
+    fn open(&self, watch: &Arc<Watch>, exact: bool) -> Ending {
         let epoch = self.program.epoch();
         let to = (&self.program, self.plan.source);
-        let opened = match capture::open(&self.plan.wanted, &self.video, to, watch) {
+        let opened = match capture::open(&self.plan.wanted, &self.video, exact, to, watch) {
             Ok(opened) => opened,
             Err(error) => return Ending::Lost(error),
         };

@@ -19,8 +19,14 @@ pub(super) fn open(
     pipeline: &gst::Pipeline,
     device: Option<&str>,
     settings: &VideoSettings,
+    exact: bool,
 ) -> Result<Capture, EncoderError> {
     let (device, source, caps) = find(device, settings)?;
+    if exact && let Some((width, height)) = too_small(&caps, settings) {
+        let _ = source.set_state(gst::State::Null);
+        let wanted = format!("{}x{}", settings.width, settings.height);
+        return Err(EncoderError::CameraTooSmall { device, wanted, nearest: format!("{width}x{height}") });
+    }
     // At once, so that an error below closes the device with the pipeline.
     add(pipeline, &[&source])?;
     tracing::info!(device, %caps, "camera");
@@ -127,6 +133,15 @@ fn choose(modes: &gst::CapsRef, settings: &VideoSettings) -> Option<gst::Caps> {
     Some(caps)
 }
 
+/// The size of a mode, if it has fewer pixels than wanted either way.
+fn too_small(mode: &gst::CapsRef, settings: &VideoSettings) -> Option<(u32, u32)> {
+    let mode = mode.structure(0)?;
+    let size = |field: &str| mode.get::<i32>(field).ok().and_then(|size| u32::try_from(size).ok());
+    let (width, height) = (size("width")?, size("height")?);
+    // The encoders take even sizes.
+    (width < settings.width || height < settings.height).then_some((width & !1, height & !1))
+}
+
 /// The cameras of this machine, lowest number first.
 pub(crate) fn devices() -> Vec<PathBuf> {
     devices_in(Path::new(DEVICES))
@@ -185,6 +200,21 @@ mod tests {
         gst::init().expect("GStreamer");
         let modes: gst::Caps = "video/x-bayer, width=640, height=480".parse().expect("caps");
         assert_eq!(choose(&modes, &VideoSettings::default()), None);
+    }
+
+    #[test]
+    fn the_nearest_size_is_offered_where_a_camera_has_too_few_pixels() {
+        gst::init().expect("GStreamer");
+        let nearest = |modes: &str| {
+            let modes: gst::Caps = modes.parse().expect("caps");
+            let settings = VideoSettings::default();
+            too_small(&choose(&modes, &settings).expect("a mode"), &settings)
+        };
+        let small = "video/x-raw, width=640, height=480, framerate=30/1; \
+            image/jpeg, width=1281, height=719, framerate=30/1";
+        assert_eq!(nearest(small), Some((1280, 718)));
+        assert_eq!(nearest("video/x-raw, width=1920, height=1080, framerate=30/1"), None);
+        assert_eq!(nearest("video/x-raw, width=[16,1280], height=[16,720], framerate=30/1"), None);
     }
 
     /// Runs a stand-in for a camera, and says what the encoder would get.

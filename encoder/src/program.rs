@@ -21,6 +21,8 @@ use crate::events::Events;
 use crate::levels::{Levels, Meter};
 use crate::{EncoderError, EncoderEvent, Input, Settings};
 
+#[cfg(test)]
+mod days;
 mod pictures;
 pub(crate) mod place;
 mod slate;

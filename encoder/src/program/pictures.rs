@@ -138,19 +138,20 @@ impl Pictures {
                 ticked.away.push(index);
             }
         }
-        let Some(chosen) = self.inputs.get(self.chosen).filter(|chosen| chosen.away) else { return ticked };
+        let Some(input) = self.slated() else { return ticked };
+        let lag = self.inputs.get(input).map_or(ClockTime::ZERO, |seen| seen.lag);
         if self.slate.is_some_and(|due| now < due) {
             return ticked;
         }
-        let at = now.saturating_sub(chosen.lag);
+        let at = now.saturating_sub(lag);
         if self.last.is_some_and(|last| at < last + self.period / 2) {
             self.slate = Some(now + self.period / 2);
             return ticked;
         }
-        let first = !self.on_slate || self.on_air != self.chosen;
-        let cut = self.on_air != self.chosen || std::mem::take(&mut self.cut);
-        ticked.slate = Some(Slate { input: self.chosen, at, first, cut });
-        (self.on_air, self.on_slate) = (self.chosen, true);
+        let first = !self.on_slate || self.on_air != input;
+        let cut = self.on_air != input || std::mem::take(&mut self.cut);
+        ticked.slate = Some(Slate { input, at, first, cut });
+        (self.on_air, self.on_slate) = (input, true);
         self.last = Some(at);
         // A machine that was too busy skips pictures instead of sending them in a burst.
         self.slate =
@@ -158,12 +159,17 @@ impl Pictures {
         ticked
     }
 
+    /// The input whose slate goes on air: the chosen one, or the one before while the chosen one has not come yet.
+    fn slated(&self) -> Option<usize> {
+        let away = |input: &usize| self.inputs.get(*input).is_some_and(|seen| seen.away);
+        [self.chosen, self.on_air].into_iter().find(away)
+    }
+
     /// When [`Self::tick`] has something to do next. `None`: not before something else happens.
     pub(crate) fn due(&self) -> Option<ClockTime> {
         let present = self.inputs.iter().filter(|seen| !seen.away);
         let silent = present.filter_map(|seen| Some(seen.arrived? + self.away_after)).min();
-        let away = self.inputs.get(self.chosen).is_some_and(|chosen| chosen.away);
-        let slate = away.then(|| self.slate.unwrap_or(ClockTime::ZERO));
+        let slate = self.slated().map(|_| self.slate.unwrap_or(ClockTime::ZERO));
         silent.into_iter().chain(slate).min()
     }
 }
@@ -289,6 +295,20 @@ mod tests {
             pictures.picture(0, ms(166), ms(166)),
             Passed { at: Some(ms(166)), cut: true, back: false }
         );
+    }
+
+    #[test]
+    fn a_cut_to_an_input_that_is_still_being_opened_freezes_nothing() {
+        let mut pictures = Pictures::new(30, &[false, false]);
+        pictures.picture(0, ms(100), ms(100));
+        pictures.select(1);
+        pictures.lost(0);
+        let slates = slates(&mut pictures, 100, 1000);
+        assert!(
+            slates.len() >= 25 && slates.iter().all(|slate| slate.input == 0 && !slate.cut),
+            "{slates:?}"
+        );
+        assert!(pictures.picture(1, ms(1000), ms(1000)).cut);
     }
 
     #[test]

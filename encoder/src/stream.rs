@@ -1,7 +1,6 @@
 //! The address of a stream from the network.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use url::{Host, Url};
@@ -148,10 +147,10 @@ impl fmt::Debug for Stream {
 /// Whether this is an address that only a listener can have.
 fn is_here(host: &Host<&str>) -> bool {
     match host {
-        Host::Ipv4(address) => *address == Ipv4Addr::UNSPECIFIED,
-        Host::Ipv6(address) => *address == Ipv6Addr::UNSPECIFIED,
+        Host::Ipv4(address) => address.is_unspecified(),
+        Host::Ipv6(address) => address.is_unspecified(),
         // Schemes that browsers do not know keep numbers as text.
-        Host::Domain(name) => name.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()),
+        Host::Domain(name) => *name == "0.0.0.0",
     }
 }
 

@@ -1,5 +1,7 @@
 //! The picture that is shown while an input is away: its last one, or black, with a message.
 
+use std::ops::Range;
+
 use font8x8::{BASIC_FONTS, UnicodeFonts};
 use gstreamer as gst;
 use gstreamer_video as gst_video;
@@ -10,7 +12,7 @@ const BLACK: u8 = 16;
 const WHITE: u8 = 235;
 const NO_COLOUR: u8 = 128;
 /// Letters are 8 x 8 dots; a picture has room for so many lines of them.
-const LINES_PER_PICTURE: usize = 16;
+const LINES_PER_PICTURE: usize = 20;
 const LETTER: usize = 8;
 
 /// Makes the slate of this size: `last` with `text`, on a picture of its own.
@@ -26,7 +28,15 @@ pub(super) fn make(
     let mut frame = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer.make_mut(), info).ok()?;
     let stride = usize::try_from(*frame.plane_stride().first()?).ok()?;
     let (width, height) = (info.width() as usize, info.height() as usize);
-    write(frame.plane_data_mut(0).ok()?, stride, (width, height), text);
+    let band = write(frame.plane_data_mut(0).ok()?, stride, (width, height), text);
+    // Half as many lines of colour.
+    for plane in [1, 2] {
+        let stride = usize::try_from(*frame.plane_stride().get(plane as usize)?).ok()?;
+        let rows = frame.plane_data_mut(plane).ok()?.chunks_mut(stride.max(1));
+        for row in rows.take(height.div_ceil(2)).skip(band.start / 2).take(band.len() / 2) {
+            row.iter_mut().take(width.div_ceil(2)).for_each(|colour| *colour = NO_COLOUR);
+        }
+    }
     drop(frame);
     Some(buffer)
 }
@@ -41,14 +51,15 @@ fn black(info: &gst_video::VideoInfo) -> Option<gst::Buffer> {
     Some(buffer)
 }
 
-/// Writes one line into the lower third of the luma, on a dark band.
-fn write(luma: &mut [u8], stride: usize, (width, height): (usize, usize), text: &str) {
+/// Writes one line into the lower third of the luma, on a dark band. Gives back the rows of the band.
+fn write(luma: &mut [u8], stride: usize, (width, height): (usize, usize), text: &str) -> Range<usize> {
     let letters: Vec<[u8; 8]> = text.chars().filter_map(|letter| BASIC_FONTS.get(letter)).collect();
     let fits = width / (LETTER * (letters.len() + 2));
     let dot = (height / (LINES_PER_PICTURE * LETTER)).min(fits).max(1);
     let top = height * 4 / 5;
-    let band = LETTER * dot * 2;
-    let rows = luma.chunks_mut(stride.max(1)).take(height).skip(top.saturating_sub(band / 4)).take(band);
+    let margin = LETTER * dot / 2;
+    let band = top.saturating_sub(margin)..(top + LETTER * dot + margin).min(height);
+    let rows = luma.chunks_mut(stride.max(1)).take(band.end).skip(band.start);
     for row in rows {
         row.iter_mut().take(width).for_each(|luma| *luma = BLACK + luma.saturating_sub(BLACK) / 4);
     }
@@ -62,6 +73,7 @@ fn write(luma: &mut [u8], stride: usize, (width, height): (usize, usize), text: 
             }
         }
     }
+    band
 }
 
 #[cfg(test)]
@@ -86,7 +98,9 @@ mod tests {
         let untouched = luma.iter().filter(|byte| **byte == 200).count();
         assert!(untouched > 640 * 360 * 3 / 4, "{untouched}");
         assert!(luma[640 * 270..].contains(&WHITE) && luma[..640 * 270].iter().all(|b| *b == 200));
-        assert!(slate[640 * 360..].iter().all(|byte| *byte == 200), "colours stay");
+        let colours = &slate[640 * 360..];
+        assert!(colours[..320 * 135].iter().all(|byte| *byte == 200), "colours above the line stay");
+        assert!(colours.contains(&NO_COLOUR), "and there are none behind it");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use look::{Look, Watcher};
+use real::Spoiled;
 use real::rist::Peer;
 use scenario::Scenario;
 use simulate::simulate;
@@ -130,7 +131,7 @@ pub fn run(raw: Raw) -> anyhow::Result<()> {
         if raw.simulate {
             return Ok(simulate(scenario, raw.seed, count, threads));
         }
-        Ok(real::measure(scenario, raw.seed, count, None)?.bond)
+        Ok(real::measure(scenario, raw.seed, count, None, Spoiled::Again)?.bond)
     };
     if raw.table {
         // What parity does is a matter of many seeds.
@@ -173,7 +174,7 @@ pub fn run(raw: Raw) -> anyhow::Result<()> {
         if peer.is_some() {
             real::rist::check()?;
         }
-        let measured = real::measure(&scenario, raw.seed, count, peer)?;
+        let measured = real::measure(&scenario, raw.seed, count, peer, Spoiled::Again)?;
         json["result"] = measured.json();
         println!("{}", measured.text(raw.peer_buffer));
         measured.bond

@@ -61,6 +61,7 @@ fn random_operations_do_no_harm() {
         let mut rng = Rng::new(seed);
         let mut sender = Sender::new(SenderConfig {
             deadline: Duration::from_millis(150 + rng.below(700)),
+            live: rng.below(4) > 0,
             ..Default::default()
         });
         let mut receiver =

@@ -150,7 +150,7 @@ impl<'a> World<'a> {
         let rival = |&uplink: &usize| Competitor { uplink, flow: Cubic::default() };
         let mut world = Self {
             plan,
-            sender: Sender::new(SenderConfig { deadline: plan.deadline, fec: plan.fec }),
+            sender: Sender::new(SenderConfig { deadline: plan.deadline, fec: plan.fec, live: true }),
             receiver: Receiver::new(ReceiverConfig { deadline: plan.deadline }),
             up,
             down,

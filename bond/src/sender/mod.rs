@@ -39,11 +39,14 @@ pub struct SenderConfig {
     pub deadline: Duration,
     /// Whether to send parity, and copies of what is small and precious, before anything is lost.
     pub fec: bool,
+    /// Whether there is live media. Where there is none, objects need not leave room for it: they may have all that
+    /// the paths carry, and find out how much that is.
+    pub live: bool,
 }
 
 impl Default for SenderConfig {
     fn default() -> Self {
-        Self { deadline: Duration::from_millis(400), fec: true }
+        Self { deadline: Duration::from_millis(400), fec: true, live: true }
     }
 }
 
@@ -167,10 +170,11 @@ impl Sender {
     }
 
     /// Takes an object for the receiver, of at most [`crate::MAX_OBJECT_BYTES`]: it gets there once and in
-    /// order, with what media leaves of the paths' measured rates, however long that takes. A few megabytes
-    /// may wait.
+    /// order, with what media leaves of the paths' measured rates, however long that takes (see
+    /// [`SenderConfig::live`]). A few megabytes may wait.
     pub fn send_object(&mut self, object: Bytes, now: Time) -> Result<(), LaneError> {
-        self.send_reliably(OBJECTS, Class::Bulk, object, now)
+        let class = if self.config.live { Class::Bulk } else { Class::Delta };
+        self.send_reliably(OBJECTS, class, object, now)
     }
 
     fn send_reliably(

@@ -102,7 +102,7 @@ impl Rig {
         let deadline = Duration::from_millis(100 + 4 * u64::from(input.byte()));
         let theirs = if input.flag() { START } else { Time::from_micros(input.number() >> 2) };
         let mut rig = Rig {
-            sender: Sender::new(SenderConfig { deadline, fec: input.flag() }),
+            sender: Sender::new(SenderConfig { deadline, fec: input.flag(), live: true }),
             receiver: Receiver::new(ReceiverConfig { deadline }),
             life: LIFE,
             deadline,

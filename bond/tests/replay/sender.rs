@@ -76,7 +76,7 @@ impl Rig {
         let deadline = Duration::from_millis(50 + 4 * u64::from(input.byte()));
         let theirs = if input.flag() { START } else { Time::from_micros(input.number() >> 2) };
         let mut rig = Rig {
-            machine: Sender::new(SenderConfig { deadline, fec: input.flag() }),
+            machine: Sender::new(SenderConfig { deadline, fec: input.flag(), live: true }),
             life: LIFE,
             judge: Receiver::new(ReceiverConfig::default()),
             now: START,

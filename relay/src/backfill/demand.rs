@@ -14,6 +14,9 @@ use super::{Entry, GroupId, MAX_GROUPS};
 /// show's deadline and this.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// A group that could not be used or written is asked for again after this.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// What was asked for and does not come is asked for again after this. The lanes lose nothing, but either end may
 /// have had to let something go.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
@@ -101,15 +104,16 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// For a show of these tracks, of which the disk has `have` already.
+    /// For a show of these tracks, of which the disk has `have` already. What comes live comes within `deadline`;
+    /// `None`: nothing does.
     pub fn new(
         configs: BTreeMap<TrackId, TrackConfig>,
-        deadline: Duration,
+        deadline: Option<Duration>,
         have: BTreeMap<GroupId, Digest>,
     ) -> Self {
         Self {
             configs,
-            patience: deadline + PATIENCE,
+            patience: deadline.map_or(Duration::ZERO, |deadline| deadline + PATIENCE),
             have,
             offered: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -260,7 +264,7 @@ impl Demand {
     pub fn failed(&mut self, id: GroupId, now: Time) {
         match self.offered.get(&id).map(|offer| offer.state) {
             Some(State::Missing { .. }) => self.again(id, now),
-            Some(State::Written) => self.enqueue(id, now + self.patience),
+            Some(State::Written) => self.enqueue(id, now + AGAIN),
             _ => {}
         }
     }
@@ -289,7 +293,7 @@ impl Demand {
             return self.settle(id, State::Gone);
         }
         self.leave(place);
-        self.enqueue(id, now + self.patience);
+        self.enqueue(id, now + AGAIN);
     }
 
     fn leave(&mut self, place: u64) {

@@ -71,7 +71,7 @@ impl World {
             recording: BTreeMap::new(),
             damaged: BTreeSet::new(),
             supply: Supply::default(),
-            demand: Demand::new(configs(), DEADLINE, BTreeMap::new()),
+            demand: Demand::new(configs(), Some(DEADLINE), BTreeMap::new()),
             edge_disk: BTreeMap::new(),
             written: Vec::new(),
             objects: Way::default(),
@@ -89,7 +89,7 @@ impl World {
 
     /// The edge starts anew, with what was safe on its disk.
     fn restart_edge(&mut self) {
-        self.demand = Demand::new(configs(), DEADLINE, self.edge_disk.clone());
+        self.demand = Demand::new(configs(), Some(DEADLINE), self.edge_disk.clone());
         self.written.clear();
         self.objects = Way::default();
         self.messages = Way::default();
@@ -218,6 +218,13 @@ fn nothing_is_asked_for_that_may_still_come_live() {
     let due = world.demand.poll_timeout().unwrap();
     assert!(due > world.now && due <= START + Duration::from_secs(3), "{due}");
     world.go_on(100);
+    assert_eq!(world.reads.len(), 3);
+    // Where nothing comes live, at once.
+    world = World::new();
+    world.demand = Demand::new(configs(), None, BTreeMap::new());
+    world.supply.begin(true);
+    world.record(0..3, 100);
+    world.go_on(15);
     assert_eq!(world.reads.len(), 3);
 }
 

@@ -308,8 +308,8 @@ impl Ingest {
     /// Keeps the session's show, where this edge keeps shows and can keep this one.
     fn keeper(&self, hello: &Hello, deadline: Duration) -> Option<Keeper> {
         let keep = self.keep.as_ref()?;
-        let backfill = hello.backfill || !hello.sync.is_empty();
-        keep.begin(&hello.broadcast, tracks(hello), deadline, backfill)
+        let live = hello.sync.is_empty();
+        keep.begin(&hello.broadcast, tracks(hello), live.then_some(deadline), hello.backfill || !live)
             .inspect_err(|error| tracing::error!(broadcast = %hello.broadcast, %error, "not kept"))
             .ok()
     }

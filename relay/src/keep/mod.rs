@@ -114,7 +114,8 @@ pub(crate) struct Show {
     dir: Arc<Path>,
     broadcast: String,
     tracks: Vec<Track>,
-    deadline: Duration,
+    /// What comes live comes within this; `None`: nothing does.
+    deadline: Option<Duration>,
     /// The venue tells what its recording has.
     backfill: bool,
 }
@@ -163,7 +164,8 @@ impl Keep {
         Ok(Self { dir: dir.into(), clock, turns: Arc::default() })
     }
 
-    /// Begins to keep a session of a broadcast, whose name has been checked.
+    /// Begins to keep a session of a broadcast, whose name has been checked. What comes live comes within `deadline`;
+    /// `None`: nothing does.
     ///
     /// # Errors
     ///
@@ -172,7 +174,7 @@ impl Keep {
         &self,
         broadcast: &str,
         tracks: Vec<Track>,
-        deadline: Duration,
+        deadline: Option<Duration>,
         backfill: bool,
     ) -> Result<Keeper, KeepError> {
         for track in &tracks {

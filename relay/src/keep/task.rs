@@ -152,7 +152,7 @@ impl Task {
             Outcome::Whole(entry, frames) => self.heal(&entry, &frames, now),
         }
         if self.demand.complete() && self.flush_at.is_none() {
-            self.flush_at = Some(now + self.show.deadline + LAST_FRAMES);
+            self.flush_at = Some(now + self.show.deadline.unwrap_or_default() + LAST_FRAMES);
         }
     }
 

@@ -249,5 +249,5 @@ fn a_directory_is_tried_out_before_the_first_show() {
     });
     let track = Track { id: VIDEO, name: "video".into(), config: vp8 };
     let keep = Keep::open(&dir.0, clock).unwrap();
-    assert!(matches!(keep.begin("x", vec![track], Duration::ZERO, true), Err(KeepError::Codec(_))));
+    assert!(matches!(keep.begin("x", vec![track], None, true), Err(KeepError::Codec(_))));
 }

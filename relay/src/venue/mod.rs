@@ -179,7 +179,8 @@ impl Venue {
     ) -> std::io::Result<Self> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let video: Vec<TrackId> = catalog.tracks().iter().filter(|t| t.is_video()).map(|t| t.id).collect();
-        let tracks = if sync.is_empty() { catalog.tracks() } else { sync.clone() };
+        let live = sync.is_empty();
+        let tracks = if live { catalog.tracks() } else { sync.clone() };
         let session = session_id();
         let uplinks = Uplinks {
             plan: settings.uplinks,
@@ -203,7 +204,7 @@ impl Venue {
         };
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(Notify::new());
-        let config = SenderConfig { deadline: settings.deadline, ..SenderConfig::default() };
+        let config = SenderConfig { deadline: settings.deadline, live, ..SenderConfig::default() };
         let recording_ended = Arc::new(AtomicBool::new(false));
         let reader = archive.map(|archive| Reader::start(archive, recording_ended.clone())).transpose()?;
         let backfill = Backfill::new(reader, tracks.iter().map(|track| track.id).collect());

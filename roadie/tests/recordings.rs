@@ -178,6 +178,19 @@ fn what_no_copy_has_is_told_and_the_rest_is_merged() {
     let told = bad(base.path(), &["merge", "a", "b", "-o", "m.mp4"]);
     assert!(told.contains("video/180p group 1 (at 0:00:01.000): 1 frame of 30 in no copy"), "{told}");
     assert_eq!(names(&base.path().join("m.mp4")).len(), 479);
+    // Groups that an index lists and no file has, and groups of which nobody knows but by their numbers.
+    let (from, to) = (end_of(&a, video(1, 29)), end_of(&a, video(3, 29)));
+    for path in [&a, &b] {
+        change(path, |data| data[from..to].fill(0));
+    }
+    let told = bad(base.path(), &["merge", "a", "b", "-o", "n.mp4"]);
+    assert!(told.contains("video/180p group 3 (at 0:00:03.000): 30 frames of 30 in no copy"), "{told}");
+    for path in [&a, &b] {
+        fs::remove_file(sidecar_path(path)).unwrap();
+    }
+    let told = bad(base.path(), &["merge", "a", "b", "-o", "o.mp4"]);
+    assert!(told.contains("video/180p: 2 groups from 2 on (after 0:00:01.000) in no copy"), "{told}");
+    assert!(told.contains("roadie: 5 groups and "), "{told}");
 }
 
 #[test]

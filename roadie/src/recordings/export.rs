@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::play::{self, Kind};
-use super::{Which, merge, plan, shows, times};
+use super::{Which, merge, plan, shows};
 
 /// Make one plain MP4 file of a show, for any player, phone or editor.
 ///
@@ -33,10 +33,9 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     }
     let made = play::write(&plan, Kind::Plain, &raw.output, None, "exporting")?;
     merge::tell(&made)?;
-    if made.missing > 0 {
+    if let Some(missing) = merge::missing(&made) {
         println!(
-            "{} missing: the picture stands or has blocks there; `roadie recordings verify` tells where.",
-            times::count(made.missing, "frame")
+            "{missing} missing: the picture stands or has blocks there; `roadie recordings verify` tells where."
         );
     }
     Ok(())

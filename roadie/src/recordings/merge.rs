@@ -27,13 +27,19 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     let plan = plan::plan(shows::one(&raw.which)?)?;
     let made = play::write(&plan, Kind::Recording, &raw.output, None, "merging")?;
     tell(&made)?;
-    if made.missing > 0 {
-        bail!(
-            "{} in no copy; all the rest is in the file that was made",
-            times::count(made.missing, "frame")
-        );
+    if let Some(missing) = missing(&made) {
+        bail!("{missing} in no copy; all the rest is in the file that was made");
     }
     Ok(())
+}
+
+/// What is in no copy, in words.
+pub fn missing(made: &Made) -> Option<String> {
+    let counts = [(made.missing_groups, "group"), (made.missing, "frame")];
+    let words =
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, noun)| times::count(count, noun));
+    let words: Vec<_> = words.collect();
+    (!words.is_empty()).then(|| words.join(" and "))
 }
 
 /// Found out before the disks are read.

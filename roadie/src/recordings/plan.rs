@@ -70,15 +70,19 @@ pub fn plan(show: Show) -> anyhow::Result<Plan> {
             found.entry((group.track, group.group)).or_default().push((number, group));
         }
     }
+    // A group that an index lists and no file has is missing.
+    for key in expected.keys() {
+        found.entry(*key).or_default();
+    }
     let groups = found.into_iter().filter_map(|((track, group), mut candidates)| {
         let expected = expected.get(&(track, group)).copied();
         let right = |scan: &GroupScan| expected.is_some_and(|expected| scan.digest == expected.digest);
         candidates.sort_by_key(|(number, scan)| (!right(scan), std::cmp::Reverse(scan.frames), *number));
-        let &(_, best) = candidates.first()?;
-        let first_capture = candidates.iter().map(|(_, scan)| scan.first_capture).min()?;
+        let recorded = candidates.iter().map(|(_, scan)| scan.first_capture).min();
+        let first_capture = recorded.or(expected.map(|expected| expected.first_capture))?;
         let mut sources: Vec<_> =
             candidates.iter().map(|(number, scan)| (*number, scan.range.clone())).collect();
-        if right(best) {
+        if candidates.first().is_some_and(|(_, best)| right(best)) {
             sources.truncate(1);
         }
         Some(Planned { track, group, first_capture, expected, sources })

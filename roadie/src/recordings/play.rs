@@ -11,7 +11,7 @@ use media::h264::ParameterSets;
 use media::{Time, Track, TrackConfig, TrackId};
 
 use super::output::{OutputFile, Progress};
-use super::plan::{Plan, Planned};
+use super::plan::{Plan, Planned, holes};
 use super::times;
 
 /// A plain file cannot tell a longer pause (its steps have 31 bits of microseconds): a new one begins.
@@ -53,8 +53,9 @@ impl Cut {
 pub struct Made {
     pub files: Vec<PathBuf>,
     pub frames: u64,
-    /// Frames known to exist that are intact nowhere.
+    /// Frames known to exist that are intact nowhere, and groups of which nothing is there.
     pub missing: u64,
+    pub missing_groups: u64,
     /// Frames that could not go into the file.
     pub left_out: u64,
     /// In words, bounded.
@@ -77,8 +78,8 @@ struct Lane<'a> {
     video: bool,
     groups: VecDeque<&'a Planned>,
     frames: VecDeque<Fragment>,
-    /// Which file the present group came from: its parameter sets are there.
-    file: usize,
+    /// The track as it is in the file that the present group came from.
+    shape: Option<Shape>,
 }
 
 /// The file being made.
@@ -112,27 +113,29 @@ pub fn write(
     what: &'static str,
 ) -> anyhow::Result<Made> {
     let mut made = Made::default();
+    if cut.is_none() {
+        tell_holes(plan, &mut made);
+    }
     let mut lanes = lanes(plan, cut);
     let mut segment: Option<Segment> = None;
     let mut progress = Progress::new(what);
     let (from, to) = cut.map_or((plan.zero, plan.end), |cut| (cut.decode_from, cut.to));
     let length = to.saturating_since(from).as_secs_f64().max(0.001);
     let mut buffer = Vec::new();
-    while let Some(at) = next(plan, &mut lanes, &mut made)? {
+    while let Some(at) = next(plan, &mut lanes, &mut made) {
         let Some(lane) = lanes.get_mut(at) else { break };
         let Some(fragment) = lane.frames.pop_front() else { break };
         if cut.is_some_and(|cut| !cut.takes(lane.video, fragment.capture_time)) {
             continue;
         }
         progress.at(fragment.capture_time.saturating_since(from).as_secs_f64() / length);
-        let shape = shape(plan, lane.track, lane.file);
-        let fits = |segment: &mut Segment| segment.takes(&shape, fragment.capture_time);
+        let fits = |segment: &mut Segment| segment.takes(lane.shape.as_ref(), fragment.capture_time);
         if !segment.as_mut().is_some_and(fits) {
             if let Some(segment) = segment.take() {
                 made.files.push(segment.publish(cut)?);
             }
             let path = numbered(path, made.files.len() + 1);
-            segment = Some(Segment::begin(plan, kind, &path, &lanes, at, &fragment)?);
+            segment = Some(Segment::begin(plan, kind, &path, &lanes, at, fragment.capture_time)?);
         }
         let Some(segment) = segment.as_mut() else { break };
         match segment.add(&fragment, &mut buffer) {
@@ -155,6 +158,22 @@ pub fn write(
     Ok(made)
 }
 
+/// Groups of which no copy and no index knows anything but their numbers.
+fn tell_holes(plan: &Plan, made: &mut Made) {
+    for track in &plan.tracks {
+        let groups = plan.groups.iter().filter(|group| group.track == track.id);
+        let groups: Vec<_> = groups.map(|group| (group.group, group.first_capture)).collect();
+        for hole in holes(&groups) {
+            let Some(groups) = hole.groups else { continue };
+            let count = groups.end.saturating_sub(groups.start);
+            made.missing_groups += count;
+            let at = times::exact(hole.from.saturating_since(plan.zero));
+            let count = times::count(count, "group");
+            made.problem(format!("{}: {count} from {} on (after {at}) in no copy", track.name, groups.start));
+        }
+    }
+}
+
 fn lanes(plan: &Plan, cut: Option<Cut>) -> Vec<Lane<'_>> {
     let lane = |track: &Track| {
         let all: Vec<&Planned> = plan.groups.iter().filter(|group| group.track == track.id).collect();
@@ -164,52 +183,59 @@ fn lanes(plan: &Plan, cut: Option<Cut>) -> Vec<Lane<'_>> {
         });
         let groups = all.into_iter().skip(from);
         let groups = groups.filter(|group| cut.is_none_or(|cut| group.first_capture < cut.to)).collect();
-        Lane { track: track.id, video: track.is_video(), groups, frames: VecDeque::new(), file: 0 }
+        Lane { track: track.id, video: track.is_video(), groups, frames: VecDeque::new(), shape: None }
     };
     plan.tracks.iter().map(lane).collect()
 }
 
 /// Loads what is needed and says whose frame is next: the earliest.
-fn next(plan: &Plan, lanes: &mut [Lane], made: &mut Made) -> anyhow::Result<Option<usize>> {
+fn next(plan: &Plan, lanes: &mut [Lane], made: &mut Made) -> Option<usize> {
     for lane in lanes.iter_mut() {
         while lane.frames.is_empty()
             && let Some(group) = lane.groups.pop_front()
         {
-            (lane.file, lane.frames) = load(plan, group, made)?;
+            let (file, frames) = load(plan, group, made);
+            lane.frames = frames;
+            lane.shape = file.and_then(|file| shape(plan, lane.track, file));
         }
     }
     let first = |lane: &Lane| lane.frames.front().map(|fragment| fragment.capture_time);
     let waiting = lanes.iter().enumerate().filter_map(|(at, lane)| Some((first(lane)?, at)));
-    Ok(waiting.min().map(|(_, at)| at))
+    waiting.min().map(|(_, at)| at)
 }
 
-/// The frames of a group: from its best source alone where that is whole, else frame by frame from all.
-fn load(plan: &Plan, group: &Planned, made: &mut Made) -> anyhow::Result<(usize, VecDeque<Fragment>)> {
-    let mut pieces = Pieces::new();
-    let mut from = None;
+/// The frames of a group, and which file they came from first: from its best source alone where that is whole, else
+/// frame by frame from all.
+fn load(plan: &Plan, group: &Planned, made: &mut Made) -> (Option<usize>, VecDeque<Fragment>) {
+    let (mut pieces, mut from, mut whole) = (Pieces::new(), None, false);
     for (number, range) in &group.sources {
         let Some(file) = plan.files.get(*number) else { continue };
-        for (frame, piece) in file.group(range.clone(), group.track, group.group)? {
-            pieces.entry(frame).or_insert(piece);
+        match file.group(range.clone(), group.track, group.group) {
+            Ok(found) => found.into_iter().for_each(|(frame, piece)| {
+                pieces.entry(frame).or_insert(piece);
+            }),
+            // A disk with a bad spot: another copy may be better.
+            Err(error) => made.problem(error.to_string()),
         }
         from.get_or_insert(*number);
-        if is_whole(group, &pieces) {
+        whole = is_whole(group, &pieces);
+        if whole {
             break;
         }
     }
     let highest = pieces.keys().next_back().map_or(0, |last| last.saturating_add(1));
     let wanted = group.expected.map_or(highest, |expected| expected.frames.max(highest));
     let missing = u64::from(wanted).saturating_sub(pieces.len() as u64);
-    let at = times::exact(group.first_capture.saturating_since(plan.zero));
-    let name = name(&plan.tracks, group.track);
-    if missing > 0 {
+    if missing > 0 || (group.expected.is_some() && !whole) {
+        let at = times::exact(group.first_capture.saturating_since(plan.zero));
+        let what = match missing {
+            0 => "it is not what was encoded, in no copy".into(),
+            _ => format!("{} of {wanted} in no copy", times::count(missing, "frame")),
+        };
         made.missing += missing;
-        let count = times::count(missing, "frame");
-        made.problem(format!("{name} group {} (at {at}): {count} of {wanted} in no copy", group.group));
-    } else if group.expected.is_some() && !is_whole(group, &pieces) {
-        made.problem(format!("{name} group {} (at {at}) is not what was encoded, in no copy", group.group));
+        made.problem(format!("{} group {} (at {at}): {what}", name(&plan.tracks, group.track), group.group));
     }
-    Ok((from.unwrap_or(0), pieces.into_values().collect()))
+    (from, pieces.into_values().collect())
 }
 
 fn is_whole(group: &Planned, pieces: &Pieces) -> bool {
@@ -245,31 +271,28 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
 }
 
 impl Segment {
-    /// `at`: the lane whose first frame this is.
+    /// `at`: the lane whose frame is the first one, captured at `zero`.
     fn begin(
         plan: &Plan,
         kind: Kind,
         path: &Path,
         lanes: &[Lane],
         at: usize,
-        first: &Fragment,
+        zero: Time,
     ) -> anyhow::Result<Self> {
         // Each track as it is in its next group; one that has none any more is not in the file.
-        let shapes: Vec<Shape> = lanes
-            .iter()
-            .enumerate()
-            .filter_map(|(number, lane)| {
-                let file = match lane.frames.is_empty() && number != at {
-                    true => lane.groups.front()?.sources.first()?.0,
-                    false => lane.file,
-                };
-                shape(plan, lane.track, file)
-            })
-            .collect();
+        let coming = |lane: &Lane| {
+            let (file, _) = lane.groups.iter().find_map(|group| group.sources.first())?;
+            shape(plan, lane.track, *file)
+        };
+        let shape_of = |(number, lane): (usize, &Lane)| match lane.frames.is_empty() && number != at {
+            true => coming(lane),
+            false => lane.shape.clone(),
+        };
+        let shapes: Vec<Shape> = lanes.iter().enumerate().filter_map(shape_of).collect();
         let tracks: Vec<Track> = shapes.iter().map(|shape| shape.track.clone()).collect();
         let sets: Vec<_> =
             shapes.iter().filter_map(|shape| Some((shape.track.id, shape.sets.clone()?))).collect();
-        let zero = first.capture_time;
         let mut output = OutputFile::create(path)?;
         let (maker, head) = match kind {
             Kind::Recording => {
@@ -288,7 +311,7 @@ impl Segment {
     }
 
     /// Whether a frame of this shape, captured now, fits.
-    fn takes(&mut self, shape: &Option<Shape>, now: Time) -> bool {
+    fn takes(&mut self, shape: Option<&Shape>, now: Time) -> bool {
         let Some(shape) = shape else { return false };
         let same = self.shapes.iter().find(|known| known.track.id == shape.track.id).is_some_and(|known| {
             known.sets == shape.sets && same_picture(&known.track.config, &shape.track.config)

@@ -1,5 +1,6 @@
 //! `roadie recordings repair`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -119,12 +120,11 @@ pub fn rewrite(file: &RecordingFile, target: &std::path::Path) -> anyhow::Result
     entries.extend(indexer.finish());
     // What was encoded is known better than what is left of it.
     if let Ok(index) = file.sidecar() {
-        let proof = |entry: &cmaf::GroupEntry| {
-            let known =
-                index.groups.iter().find(|known| (known.track, known.group) == (entry.track, entry.group));
-            known.is_none_or(|known| known.digest == entry.digest)
-        };
-        entries.retain(proof);
+        let known: HashMap<_, _> =
+            index.groups.iter().map(|entry| ((entry.track, entry.group), entry.digest)).collect();
+        entries.retain(|entry| {
+            known.get(&(entry.track, entry.group)).is_none_or(|digest| *digest == entry.digest)
+        });
     }
     output.patch(&writer.duration_patch())?;
     if let Some(ending) = writer.finish() {

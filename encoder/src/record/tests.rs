@@ -15,6 +15,10 @@ use super::disk::Output;
 use super::space::Space;
 use super::*;
 
+mod index;
+mod renditions;
+mod warnings;
+
 const VIDEO: TrackId = TrackId(0);
 const AUDIO: TrackId = TrackId(1);
 const ZERO: Time = Time::from_millis(1_795_000_000_000);
@@ -227,6 +231,17 @@ fn failed(status: &RecordStatus) -> bool {
     matches!(status.state, RecordState::Failed { .. })
 }
 
+/// The index of a file on the test disk.
+fn index_of(disk: &TestDisk, number: usize) -> Index {
+    Index::parse(&disk.change(|inner| inner.indexes[number].1.clone())).unwrap()
+}
+
+/// The numbers of the groups of the pictures.
+fn groups(index: &Index) -> Vec<(u64, u32)> {
+    let video = index.groups.iter().filter(|entry| entry.track == VIDEO);
+    video.map(|entry| (entry.group, entry.frames)).collect()
+}
+
 #[test]
 fn what_comes_before_the_first_keyframe_is_left_out() {
     let disk = TestDisk::default();
@@ -430,233 +445,4 @@ fn a_directory_taken_away_and_put_back() {
     let status = recorder.finish();
     assert_eq!(status.state, RecordState::Recording);
     assert_eq!(read(&fs::read(status.path).unwrap()).0, [picture(40)]);
-}
-
-/// The index of a file on the test disk.
-fn index(disk: &TestDisk, number: usize) -> Index {
-    Index::parse(&disk.change(|inner| inner.indexes[number].1.clone())).unwrap()
-}
-
-/// The numbers of the groups of the pictures.
-fn groups(index: &Index) -> Vec<(u64, u32)> {
-    let video = index.groups.iter().filter(|entry| entry.track == VIDEO);
-    video.map(|entry| (entry.group, entry.frames)).collect()
-}
-
-#[test]
-fn the_index_lists_the_groups_that_are_whole_and_what_they_were() {
-    let disk = TestDisk::default();
-    let recorder = disk.start();
-    for n in 0..25 {
-        recorder.write(&picture(n));
-    }
-    // The first two are whole, and listed while the show goes on.
-    until(&recorder, |status| status.frames == 25);
-    assert_eq!(groups(&index(&disk, 0)), [(0, 10), (1, 10)]);
-    let live = recorder.groups();
-    assert_eq!(live.from(0).len(), 2);
-    recorder.finish();
-    let index = index(&disk, 0);
-    assert_eq!(groups(&index), [(0, 10), (1, 10), (2, 5)]);
-    assert_eq!(live.from(2)[0].1, index.groups[2]);
-    let mut digest = GroupDigest::new();
-    (10..20).for_each(|n| digest.frame(&tracks()[0].config, &picture(n)));
-    assert_eq!(index.groups[1].digest, digest.finish(), "what was encoded");
-    let file = &disk.files()[0].1;
-    let Range { start, end } = index.groups[1].range.clone();
-    let (found, _) =
-        read(&[&file[..index.groups[0].range.start as usize], &file[start as usize..end as usize]].concat());
-    assert_eq!(found, (10..20).map(picture).collect::<Vec<_>>());
-}
-
-#[test]
-fn a_group_that_this_copy_has_not_whole_is_not_listed() {
-    let disk = TestDisk::default();
-    // The head, five pictures, a full disk; the next file begins at 2 s.
-    disk.change(|inner| inner.acts.extend([Act::Write; 6].into_iter().chain([Act::Full])));
-    let recorder = disk.start();
-    for n in 0..40 {
-        recorder.write(&picture(n));
-    }
-    recorder.finish();
-    assert_eq!(groups(&index(&disk, 0)), []);
-    assert_eq!(groups(&index(&disk, 1)), [(2, 10), (3, 10)]);
-}
-
-#[test]
-fn a_nearly_full_disk_ends_the_copy_in_time_and_goes_on_later() {
-    let disk = TestDisk::default();
-    let space = |free| Some(Space { free, total: 64_000_000_000 });
-    disk.change(|inner| inner.space = space(1_000_000_000));
-    let recorder = disk.start();
-    for n in 0..15 {
-        recorder.write(&picture(n));
-    }
-    let status = until(&recorder, |status| status.frames == 15);
-    assert_eq!((status.state, status.free_bytes), (RecordState::Recording, Some(1_000_000_000)));
-    disk.change(|inner| inner.space = space(150_000_000));
-    until(&recorder, |status| status.free_bytes == Some(150_000_000));
-    recorder.write(&picture(15));
-    let status = until(&recorder, failed);
-    assert!(
-        matches!(&status.state, RecordState::Failed { reason } if reason.contains("150 MB left")),
-        "{status:?}"
-    );
-    assert!(status.warning.is_some_and(|warning| warning.contains("nearly full")));
-    // It was ended properly, as a plain MP4 file; the group that went on is not whole.
-    let file = disk.files()[0].1.clone();
-    assert_eq!(read(&file), ((0..15).map(picture).collect(), 0));
-    assert!(file.windows(8).any(|bytes| bytes == b"\0\0\0\x01mdat"));
-    assert_eq!(groups(&index(&disk, 0)), [(0, 10)]);
-
-    disk.change(|inner| inner.space = space(350_000_000));
-    until(&recorder, |status| status.free_bytes == Some(350_000_000));
-    recorder.write(&picture(30));
-    until(&recorder, |status| status.dropped == 2);
-    assert!(failed(&recorder.status()), "a little space is soon gone again");
-    disk.change(|inner| inner.space = space(900_000_000));
-    until(&recorder, |status| status.free_bytes == Some(900_000_000));
-    recorder.write(&picture(50));
-    let status = recorder.finish();
-    assert_eq!((status.state, status.parts.len()), (RecordState::Recording, 2));
-}
-
-#[test]
-fn a_disk_that_does_not_answer_is_told_before_anything_is_lost() {
-    let disk = TestDisk::default();
-    let recorder = disk.start();
-    recorder.write(&picture(0));
-    until(&recorder, |status| status.frames == 1);
-    disk.change(|inner| inner.blocked = true);
-    (1..10).for_each(|n| recorder.write(&picture(n)));
-    let status = until(&recorder, |status| status.warning.is_some());
-    assert!(status.warning.is_some_and(|warning| warning.contains("has not answered")));
-    assert_eq!((status.state, status.dropped), (RecordState::Recording, 0));
-    disk.change(|inner| inner.blocked = false);
-    until(&recorder, |status| status.warning.is_none() && status.frames == 10);
-    let status = recorder.finish();
-    assert_eq!((status.state, status.dropped), (RecordState::Recording, 0));
-}
-
-#[test]
-fn a_disk_slower_than_the_show_is_told_as_such() {
-    let disk = TestDisk::default();
-    disk.change(|inner| inner.blocked = true);
-    let recorder = disk.start();
-    for n in 0..6 {
-        let mut frame = picture(n);
-        let mut data = frame.data.to_vec();
-        data.resize(1 << 20, 1);
-        frame.data = data.into();
-        recorder.write(&frame);
-    }
-    let warning = recorder.status().warning.unwrap();
-    assert!(warning.contains("slower than the show"), "{warning}");
-    disk.change(|inner| inner.blocked = false);
-    assert_eq!(recorder.finish().dropped, 0);
-}
-
-/// A second picture, half as large: its own keyframes, other parameter sets.
-const SMALL: TrackId = TrackId(2);
-
-fn three_tracks() -> Vec<Track> {
-    let mut tracks = tracks();
-    let mut small = tracks[0].clone();
-    (small.id, small.name) = (SMALL, "video/360p".into());
-    tracks.push(small);
-    tracks
-}
-
-fn small(n: u32) -> Frame {
-    let frame = picture(n);
-    let mut data = frame.data.to_vec();
-    if let Some(level) = data.iter().position(|&byte| byte == 0x1f) {
-        data[level] = 0x1e;
-    }
-    Frame { id: FrameId { track: SMALL, ..frame.id }, data: data.into(), ..frame }
-}
-
-#[test]
-fn any_number_of_renditions_from_the_first_picture_on() {
-    let disk = TestDisk::default();
-    let recorder = Recorder::start_on(disk.clone(), Path::new("/disk"), "x", &three_tracks()).unwrap();
-    // The small one comes 30 ms later and its keyframe 200 ms later than that of the large one.
-    let mut frames = vec![sound(10)];
-    for n in 0..15 {
-        frames.push(picture(n));
-        if n >= 2 {
-            let frame = small(n - 2);
-            frames.push(Frame { capture_time: frame.capture_time + Duration::from_millis(230), ..frame });
-        }
-    }
-    frames.iter().for_each(|frame| recorder.write(frame));
-    let status = recorder.finish();
-    assert_eq!((status.state, status.dropped, status.parts.len()), (RecordState::Recording, 0, 1));
-    let (mut found, damaged) = read(&disk.files()[0].1);
-    assert_eq!((found.len(), damaged), (frames.len(), 0));
-    found.sort_by_key(|frame| frame.id);
-    frames.sort_by_key(|frame| frame.id);
-    assert_eq!(found, frames);
-}
-
-#[test]
-fn a_rendition_that_never_comes_does_not_hold_up_the_others() {
-    let disk = TestDisk::default();
-    let recorder = Recorder::start_on(disk.clone(), Path::new("/disk"), "x", &three_tracks()).unwrap();
-    for n in 0..30 {
-        recorder.write(&picture(n));
-    }
-    until(&recorder, |status| status.frames == 30);
-    assert_eq!(read(&disk.files()[0].1), ((0..30).map(picture).collect(), 0));
-    // It comes after all: it needs a new file, and nothing is lost of the other one, whose group goes on in the old one.
-    for n in 30..45 {
-        if n == 35 {
-            recorder.write(&Frame { capture_time: picture(35).capture_time, ..small(30) });
-        }
-        recorder.write(&picture(n));
-    }
-    let status = recorder.finish();
-    assert_eq!((status.dropped, status.parts.len()), (0, 2));
-    let files = disk.files();
-    assert_eq!(read(&files[0].1).0, (0..40).map(picture).collect::<Vec<_>>());
-    assert_eq!(read(&files[1].1).0[1..], (40..45).map(picture).collect::<Vec<_>>());
-    assert_eq!(groups(&index(&disk, 0)), [(0, 10), (1, 10), (2, 10), (3, 10)]);
-    assert_eq!(groups(&index(&disk, 1)), [(4, 5)]);
-}
-
-#[test]
-fn another_size_of_one_picture_costs_the_others_nothing() {
-    let disk = TestDisk::default();
-    let recorder = Recorder::start_on(disk.clone(), Path::new("/disk"), "x", &three_tracks()).unwrap();
-    let mut frames = Vec::new();
-    for n in 0..40 {
-        // In the middle of the small one's second group the large one changes, with a keyframe of its own.
-        let mut large = picture(n);
-        if n >= 15 {
-            large.id =
-                FrameId { group: 2 + u64::from((n - 15) / GROUP), frame: (n - 15) % GROUP, ..large.id };
-            large.keyframe = large.id.frame == 0;
-            let mut data = if large.keyframe { SETS.to_vec() } else { Vec::new() };
-            data.extend([0, 0, 0, 1, if large.keyframe { 0x65 } else { 0x41 }, n as u8 | 1]);
-            if large.keyframe {
-                data[7] = 0x20;
-            }
-            large.data = data.into();
-        }
-        frames.extend([large, small(n), sound(i64::from(n) * 100 - 5)]);
-    }
-    frames.iter().for_each(|frame| recorder.write(frame));
-    let status = recorder.finish();
-    // Only the sound from before the first picture is left out.
-    assert_eq!((status.state, status.dropped, status.parts.len()), (RecordState::Recording, 0, 2));
-    let mut found: Vec<_> = disk.files().iter().flat_map(|(_, file)| read(file).0).collect();
-    assert_eq!(found.len(), frames.len() - 1);
-    let key = |frame: &Frame| (frame.id.track, frame.capture_time);
-    found.sort_by_key(key);
-    frames.remove(2);
-    frames.sort_by_key(key);
-    assert_eq!(found, frames);
-    // Each group is in one file.
-    assert_eq!(groups(&index(&disk, 0)), [(0, 10), (1, 5)]);
-    assert_eq!(groups(&index(&disk, 1)), [(2, 10), (3, 10), (4, 5)]);
 }

@@ -47,9 +47,14 @@ pub(crate) struct Chain {
 }
 
 /// A fall of the bit rate to less than so much, in percent, is a step: the encoder is held tightly for
-/// [`TIGHT_FRAMES`], or until a group begins, whose keyframe needs room.
+/// [`TIGHT_FRAMES`], and no group begins for a moment (see [`super::groups`]), so that its keyframe has room.
 const STEP_PERCENT: u64 = 80;
-const TIGHT_FRAMES: u32 = 10;
+const TIGHT_FRAMES: u32 = 3;
+
+/// Whether the bit rate falls by so much that the encoder must be held.
+pub(crate) fn is_step_down(from: u32, to: u32) -> bool {
+    u64::from(to) * 100 < u64::from(from) * STEP_PERCENT
+}
 
 /// What the encoder was told.
 #[derive(Debug)]
@@ -175,7 +180,7 @@ impl Chain {
     /// See [`Codec::set_bitrate`].
     pub(crate) fn set_bitrate(&self, bitrate: u32) {
         let mut rate = lock(&self.rate);
-        if u64::from(bitrate) * 100 < u64::from(rate.bitrate) * STEP_PERCENT {
+        if is_step_down(rate.bitrate, bitrate) {
             rate.tight = TIGHT_FRAMES;
         }
         rate.bitrate = bitrate;

@@ -16,6 +16,13 @@ pub(crate) const GROUPS_PER_SECOND: u64 = 4;
 /// once must not turn the stream into keyframes; and group numbers have room for [`GROUPS_PER_SECOND`].
 pub(crate) const MIN_INTERVAL: Duration = Duration::from_millis(1000 / GROUPS_PER_SECOND);
 
+/// After the bit rate fell, an encoder has spent what its buffer holds, and a keyframe would be made of what is
+/// left: with x264 a picture of blocks (of a test picture at 0.9 Mb/s after 2.5, 16 frames in six keyframes
+/// could not be read). So much later it is as good as any.
+const HOLD: Duration = Duration::from_millis(400);
+/// A rate that goes on falling must not keep viewers from a keyframe for longer than this.
+const MOST_HOLD: Duration = Duration::from_millis(1000);
+
 /// The first group number of a show that starts at `start`.
 pub(crate) fn first_group(start: Time) -> u64 {
     start.as_micros() / 1_000_000 * GROUPS_PER_SECOND
@@ -31,6 +38,15 @@ pub(crate) struct Groups {
     /// The group under way, and when it began.
     current: Option<(u64, Time)>,
     wanted: bool,
+    /// No group begins before.
+    held: Option<Hold>,
+    last: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    since: Time,
+    until: Time,
 }
 
 /// A raw frame's place.
@@ -44,7 +60,22 @@ pub(crate) struct Place {
 impl Groups {
     /// Groups of so much time, of frames `frame` apart, in a show that starts at `start`.
     pub(crate) fn new(gop: Duration, frame: Duration, start: Time) -> Self {
-        Groups { gop, tolerance: frame / 2, first: first_group(start), current: None, wanted: false }
+        Groups {
+            gop,
+            tolerance: frame / 2,
+            first: first_group(start),
+            current: None,
+            wanted: false,
+            held: None,
+            last: None,
+        }
+    }
+
+    /// The bit rate fell by much.
+    pub(crate) fn hold(&mut self) {
+        let Some(last) = self.last else { return };
+        let since = self.held.filter(|hold| last < hold.until).map_or(last, |hold| hold.since);
+        self.held = Some(Hold { since, until: (last + HOLD).min(since + MOST_HOLD) });
     }
 
     /// Somebody needs a keyframe. Requests are coalesced: one keyframe serves all that asked before it.
@@ -54,11 +85,13 @@ impl Groups {
 
     /// The place of the frame captured at `at`.
     pub(crate) fn frame(&mut self, at: Time) -> Place {
+        self.last = Some(at);
+        let held = self.held.is_some_and(|hold| at < hold.until);
         let (group, begins) = match self.current {
             None => (self.first, true),
             Some((group, since)) => {
                 let age = at.saturating_since(since) + self.tolerance;
-                let begins = age >= self.gop || (self.wanted && age >= MIN_INTERVAL);
+                let begins = !held && (age >= self.gop || (self.wanted && age >= MIN_INTERVAL));
                 (group + u64::from(begins), begins)
             }
         };
@@ -120,6 +153,23 @@ mod tests {
         let at = |n: u32| START + Duration::from_millis(400) * n;
         let begin: Vec<_> = (0..7).filter(|n| groups.frame(at(*n)).begins).collect();
         assert_eq!(begin, [0, 3, 6]);
+    }
+
+    #[test]
+    fn a_fall_of_the_rate_holds_groups_back_but_not_for_long() {
+        let mut groups = groups();
+        (0..20).for_each(|n| drop(groups.frame(START + FRAME * n)));
+        groups.hold();
+        groups.request();
+        let first = (20..60).find(|n| groups.frame(START + FRAME * *n).begins);
+        assert_eq!(first, Some(32), "400 ms after the fall");
+        // It falls with every picture.
+        groups.request();
+        let first = (33..120).find(|n| {
+            groups.hold();
+            groups.frame(START + FRAME * *n).begins
+        });
+        assert_eq!(first, Some(63), "a second after the first fall");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{EncoderError, EncoderEvent, MASTER_TRACK, VIDEO_TRACK};
 use chain::{Chain, Job};
 use codec::Codec;
 use groups::Groups;
-use policy::{Plan, Policy};
+use policy::{Plan, Policy, VideoPlan};
 use rendition::Rendition;
 use sound::Sound;
 
@@ -278,6 +278,10 @@ impl Inner {
         }
         if rate.applied.as_ref().is_none_or(|applied| applied.audio != plan.audio) {
             self.sound.set_bitrate(plan.audio);
+        }
+        let fell = |(before, now): (&VideoPlan, &VideoPlan)| chain::is_step_down(before.bitrate, now.bitrate);
+        if rate.applied.as_ref().is_some_and(|applied| applied.video.iter().zip(&plan.video).any(fell)) {
+            lock(&self.groups).hold();
         }
         for (number, (rendition, plan)) in self.renditions.iter().zip(&plan.video).enumerate() {
             if rendition.apply(*plan) {

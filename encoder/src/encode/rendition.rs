@@ -50,6 +50,11 @@ impl Rendition {
         Rendition { job, serials: AtomicU64::new(0), state: Mutex::default() }
     }
 
+    /// Bits per second that the settings allow.
+    pub(crate) fn nominal_bitrate(&self) -> u32 {
+        self.job.nominal_bitrate
+    }
+
     /// A number for a chain to be started.
     pub(crate) fn next_serial(&self) -> u64 {
         self.serials.fetch_add(1, Relaxed) + 1

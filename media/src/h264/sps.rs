@@ -24,6 +24,8 @@ pub struct Sps {
     pub width: u32,
     /// Pixels that are shown: after cropping.
     pub height: u32,
+    /// `frame_mbs_only_flag` is not set: pictures may be coded as two fields.
+    pub interlaced: bool,
 }
 
 impl Sps {
@@ -105,6 +107,7 @@ impl Sps {
             bit_depth_chroma,
             width: shown(width, crop_x)?,
             height: shown(height, crop_y)?,
+            interlaced: !frame_only,
         })
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{LIMIT, Running, settings, start};
 use media::h264::{NalType, nals};
 use media::{Frame, Time};
-use roadie_encoder::{EncoderEvent, Input, Settings, VIDEO_TRACK};
+use roadie_encoder::{EncoderEvent, Input, Settings, VIDEO_TRACK, VideoSettings};
 
 /// A sender of MPEG-TS that also writes its H.264 into a file. Dropping it kills it.
 struct Sender(Child);
@@ -169,14 +169,19 @@ fn a_keyframe_that_the_sender_cannot_be_asked_for_comes_from_our_encoder() {
 }
 
 #[test]
-fn a_stream_with_b_frames_or_another_size_is_transcoded_and_told() {
-    for (x264, size, word) in
-        [(&["-bf", "2"][..], (640, 360), "B-frames"), (&["-tune", "zerolatency"][..], (320, 180), "--size")]
-    {
+fn a_stream_that_does_not_fit_is_transcoded_and_told() {
+    let zero = &["-tune", "zerolatency"][..];
+    for (x264, size, renditions, word) in [
+        (&["-bf", "2"][..], (640, 360), 0, "B-frames"),
+        (zero, (320, 180), 0, "--size"),
+        (zero, (640, 360), 1, "rendition"),
+    ] {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("sent.h264");
         let (mut settings, port) = show();
         (settings.video.width, settings.video.height) = size;
+        let small = VideoSettings { width: 320, height: 180, bitrate: 300_000, ..VideoSettings::default() };
+        settings.renditions = vec![small; renditions];
         let running = start(settings);
         let sending = sender(port, &file, x264);
         let mut all = until_event(&running, |event| match event {
@@ -185,6 +190,7 @@ fn a_stream_with_b_frames_or_another_size_is_transcoded_and_told() {
             _ => false,
         });
         all.extend(pictures(&running, 45));
+        assert_eq!(running.encoder.poll_event(), None, "it is told once");
         drop(sending);
         running.stop();
         check_timeline(&all);

@@ -179,3 +179,54 @@ fn read_form(caps: &gst::StructureRef) -> (Form, Option<ParameterSets>) {
         _ => (Form::Other, None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use media::h264;
+
+    use super::*;
+
+    /// Runs a pipeline to its end.
+    fn run(pipeline: &gst::Pipeline) {
+        pipeline.set_state(gst::State::Playing).expect("it plays");
+        let wanted = [gst::MessageType::Eos, gst::MessageType::Error];
+        let limit = gst::ClockTime::from_seconds(20);
+        let message = pipeline.bus().and_then(|bus| bus.timed_pop_filtered(limit, &wanted)).expect("it ends");
+        pipeline.set_state(gst::State::Null).expect("it stops");
+        assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+    }
+
+    fn launch(description: &str) -> gst::Pipeline {
+        gst::init().expect("GStreamer");
+        let pipeline = gst::parse::launch(description).expect("a pipeline");
+        pipeline.downcast::<gst::Pipeline>().expect("a pipeline")
+    }
+
+    /// FLV is what RTMP carries: lengths in place of start codes, and parameter sets beside the stream.
+    #[test]
+    fn what_flv_carries_comes_out_as_annex_b_with_its_parameter_sets() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("clip.flv");
+        run(&launch(&format!(
+            "videotestsrc num-buffers=50 pattern=ball ! video/x-raw,format=I420,width=320,height=180,framerate=30/1 \
+             ! x264enc tune=zerolatency key-int-max=15 ! h264parse ! flvmux ! filesink location={}",
+            path.display()
+        )));
+        let video = VideoSettings { width: 320, height: 180, ..VideoSettings::default() };
+        let units = Units::new(0, &video);
+        let pipeline = launch(&format!("uridecodebin name=in uri=file://{} ! fakesink", path.display()));
+        units.watch(&pipeline.by_name("in").expect("it is there"));
+        run(&pipeline);
+        let offer = units.offer(gst::ClockTime::from_seconds(9), gst::ClockTime::from_seconds(10));
+        let found = offer.expect("H.264").units;
+        assert_eq!(found.len(), 50);
+        for (n, (at, unit)) in found.iter().enumerate() {
+            assert_eq!(*at, unit.pts + gst::ClockTime::SECOND);
+            let idr = n % 15 == 0;
+            assert_eq!((unit.facts.number, unit.facts.idr), (n as u64 + 1, idr));
+            assert_eq!(ParameterSets::of(&unit.data).is_some(), idr);
+            assert!(h264::nals(&unit.data).count() > 0);
+        }
+        assert!(found[49].1.facts.fit.is_ok(), "{:?}", found[49].1.facts);
+    }
+}

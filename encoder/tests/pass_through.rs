@@ -169,6 +169,41 @@ fn a_keyframe_that_the_sender_cannot_be_asked_for_comes_from_our_encoder() {
 }
 
 #[test]
+fn a_bond_that_carries_less_is_followed_by_our_encoder() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("sent.h264");
+    let (settings, port) = show();
+    let running = start(settings);
+    running.encoder.set_rate(4_000_000);
+    let sending = sender(port, &file, &["-tune", "zerolatency", "-bf", "0"]);
+    let mut all = until_event(&running, passed_through);
+    all.extend(pictures(&running, 10));
+    running.encoder.set_rate(350_000);
+    let fell = all.len();
+    all.extend(until_event(&running, |event| match event {
+        EncoderEvent::Transcoded { input: 0, reason } => reason.contains("uplinks"),
+        _ => false,
+    }));
+    all.extend(pictures(&running, 60));
+    drop(sending);
+    running.stop();
+    check_timeline(&all);
+    let sent = units(&std::fs::read(&file).expect("what was sent"));
+    let origins = origins(&all, &sent);
+    let ours = (fell..all.len()).find(|at| origins[*at].is_none()).expect("our encoder takes over");
+    assert!(all[ours].keyframe && all[ours].id.frame == 0);
+    assert!(origins[ours..].iter().all(Option::is_none), "there is no room for the stream");
+    let size = |frames: &[Frame]| frames.iter().map(|frame| frame.data.len()).sum::<usize>() / frames.len();
+    let (before, after) = (size(&all[fell - 10..fell]), size(&all[ours + 15..]));
+    println!(
+        "taken over {} pictures after the fall; {before} bytes a picture before, {after} after",
+        ours - fell
+    );
+    // 250 kb/s of picture are 1042 bytes.
+    assert!(after < 1_400, "{after}");
+}
+
+#[test]
 fn a_stream_that_does_not_fit_is_transcoded_and_told() {
     let zero = &["-tune", "zerolatency"][..];
     for (x264, size, renditions, word) in [

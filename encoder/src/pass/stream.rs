@@ -53,7 +53,9 @@ pub(crate) struct Stream {
     last: Option<ClockTime>,
     idr: Option<ClockTime>,
     /// What the latest parameter sets say.
-    sets: Option<(ParameterSets, Result<(), Unfit>)>,
+    sets: Option<(ParameterSets, Result<Sps, Unfit>)>,
+    /// `frame_num` of the last picture that others are predicted from.
+    reference: Option<u32>,
     /// What is known of the groups: the last whole one decides.
     groups: Result<(), Unfit>,
     /// Once it has reordered, it may again.
@@ -72,6 +74,7 @@ impl Stream {
             last: None,
             idr: None,
             sets: None,
+            reference: None,
             groups: Err(Unfit::Unknown),
             reorders: false,
             window: VecDeque::new(),
@@ -95,6 +98,7 @@ impl Stream {
         {
             self.describe(sets.clone());
         }
+        let gap = self.misses(&data, idr) || gap;
         if idr {
             if let (None, Some((sets, _))) = (&inband, &self.sets) {
                 data = with_sets(&data, sets);
@@ -120,10 +124,25 @@ impl Stream {
         Unit { pts, data, facts }
     }
 
+    /// Whether a picture that this one may be predicted from did not come: a network lost it, and no
+    /// demultiplexer says so.
+    fn misses(&mut self, data: &[u8], idr: bool) -> bool {
+        let Some((_, Ok(sps))) = &self.sets else { return false };
+        let slice = |nal: &&[u8]| matches!(NalType::of(nal), NalType::Slice | NalType::Idr);
+        let Some(first) = h264::nals(data).find(slice) else { return true };
+        let Ok(number) = h264::frame_num(first, sps) else { return true };
+        let expected = self.reference.map(|last| (last + 1) % (1 << sps.frame_num_bits));
+        // `nal_ref_idc`: pictures without are nobody's reference.
+        if first.first().is_some_and(|header| header & 0x60 != 0) {
+            self.reference = Some(number);
+        }
+        !idr && expected.is_some_and(|expected| expected != number)
+    }
+
     fn fit(&self) -> Result<u32, Unfit> {
         self.idr.ok_or(Unfit::Unknown)?;
         let (_, sets) = self.sets.as_ref().ok_or(Unfit::NoParameterSets)?;
-        (*sets)?;
+        sets.as_ref().map_err(|unfit| *unfit)?;
         if self.reorders {
             return Err(Unfit::Reordered);
         }
@@ -135,7 +154,7 @@ impl Stream {
         Ok(rate)
     }
 
-    fn check(&self, sets: &ParameterSets) -> Result<(), Unfit> {
+    fn check(&self, sets: &ParameterSets) -> Result<Sps, Unfit> {
         let sps = Sps::parse(sets.sps()).map_err(|_| Unfit::NoParameterSets)?;
         let eight_bits = (sps.bit_depth_luma, sps.bit_depth_chroma) == (8, 8);
         if !matches!(sps.profile, 66 | 77 | 100) || sps.chroma_format != 1 || !eight_bits {
@@ -147,7 +166,7 @@ impl Stream {
         if (sps.width, sps.height) != self.size {
             return Err(Unfit::Size(sps.width, sps.height));
         }
-        Ok(())
+        Ok(sps)
     }
 
     fn measure(&mut self, pts: ClockTime, bytes: usize) {
@@ -211,17 +230,20 @@ mod tests {
     }
 
     fn idr() -> Bytes {
-        unit(&[SPS, PPS, &[0x65; 1000]])
+        unit(&[SPS, PPS, &[&[0x65, 0b1001_1010, 1][..], &[0x55; 997]].concat()])
     }
 
-    fn delta() -> Bytes {
-        unit(&[&[0x41; 1000]])
+    /// With this `frame_num`, of 4 bits.
+    fn delta(number: u64) -> Bytes {
+        let number = number as u8 & 15;
+        let head = [0x41, 0b1001_1010 | number >> 3, (number & 7) << 5 | 1];
+        unit(&[&[&head[..], &[0x55; 997]].concat()])
     }
 
     /// Units of 30 a second, an IDR every `gop`; the verdict of the last.
     fn run(stream: &mut Stream, from: u64, to: u64, gop: u64) -> Unit {
         let unit = |n: u64| {
-            let data = if n.is_multiple_of(gop) { idr() } else { delta() };
+            let data = if n.is_multiple_of(gop) { idr() } else { delta(n % gop) };
             stream.unit(ClockTime::from_useconds(n * 33_333), data, false)
         };
         (from..to).map(unit).last().expect("units")
@@ -262,9 +284,21 @@ mod tests {
     fn one_that_reorders_once_is_never_trusted_again() {
         let mut stream = stream();
         run(&mut stream, 0, 90, 30);
-        let found = stream.unit(ClockTime::from_useconds(88 * 33_333), delta(), false);
+        let found = stream.unit(ClockTime::from_useconds(88 * 33_333), delta(0), false);
         assert_eq!(found.facts.fit, Err(Unfit::Reordered));
         assert_eq!(run(&mut stream, 90, 200, 30).facts.fit, Err(Unfit::Reordered));
+    }
+
+    #[test]
+    fn a_picture_that_did_not_come_shows() {
+        let mut stream = stream();
+        run(&mut stream, 0, 70, 30);
+        let mut joined = |n: u64| {
+            let data = if n.is_multiple_of(30) { idr() } else { delta(n % 30) };
+            stream.unit(ClockTime::from_useconds(n * 33_333), data, false).facts.joined
+        };
+        assert_eq!([70, 72, 73, 90, 91].map(&mut joined), [true, false, true, true, true]);
+        assert!(!joined(94));
     }
 
     #[test]
@@ -290,7 +324,7 @@ mod tests {
     fn memory_is_bounded_whatever_the_stamps_say() {
         let mut stream = stream();
         for _ in 0..5_000 {
-            stream.unit(ClockTime::SECOND, delta(), false);
+            stream.unit(ClockTime::SECOND, delta(1), false);
         }
         assert!(stream.window.len() <= WINDOW_UNITS);
     }

@@ -1,6 +1,6 @@
 //! Measures an input: frames, bit rate, and the time from capture to encoded.
 //!
-//! `cargo run --release -p roadie-encoder --example probe -- [INPUT] [SECONDS] [BITRATE]`
+//! `cargo run --release -p roadie-encoder --example probe -- [INPUT] [SECONDS] [BITRATE] [transcode]`
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -75,6 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(bitrate) = args.next() {
         settings.video.bitrate = bitrate.parse()?;
     }
+    settings.transcode = args.next().is_some_and(|word| word == "transcode");
     let meter = Meter::default();
     let begun = Instant::now();
     let encoder = Encoder::start(settings, system_clock(), Box::new(meter.clone()))?;

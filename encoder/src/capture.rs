@@ -21,6 +21,7 @@ mod network;
 mod screen;
 mod test;
 mod timeline;
+mod units;
 mod watch;
 
 pub(crate) use camera::devices as cameras;
@@ -28,6 +29,7 @@ pub(crate) use screen::displays;
 pub(crate) use watch::{Told, Watch};
 
 use crate::clock::Epoch;
+use units::Units;
 
 /// What can be opened.
 #[derive(Clone, Debug)]
@@ -71,13 +73,19 @@ pub(crate) fn open(
     let epoch = program.epoch();
     // From here on, leaving early drops the source, and dropping stops what has been opened.
     let mut source = Source { pipeline: pipeline.clone(), worker: None };
+    let units = match wanted {
+        Wanted::Input(Input::Network(_)) if !program.transcodes() => Some(Units::new(number, video)),
+        _ => None,
+    };
     let capture = match wanted {
         Wanted::Input(Input::Test) => test::open(&pipeline, video),
         Wanted::Input(Input::File(path)) => file::open(&pipeline, path, video, file::Repeat::Forever),
         Wanted::Input(Input::FileOnce(path)) => file::open(&pipeline, path, video, file::Repeat::Once),
         Wanted::Input(Input::Camera(device)) => camera::open(&pipeline, device.as_deref(), video, exact),
         Wanted::Input(Input::Screen(display)) => screen::open(&pipeline, display.as_deref(), video),
-        Wanted::Input(Input::Network(stream)) => network::open(&pipeline, stream, video, watch),
+        Wanted::Input(Input::Network(stream)) => {
+            network::open(&pipeline, stream, video, watch, units.as_ref())
+        }
         Wanted::Microphone(microphone) => microphone::open(&pipeline, microphone),
     }?;
     let place =
@@ -94,7 +102,8 @@ pub(crate) fn open(
                 if let Some(pace) = &pace {
                     pace.lock().unwrap_or_else(PoisonError::into_inner).wait(epoch);
                 }
-                program.picture(number, buffer, at);
+                let offer = units.as_ref().and_then(|units| units.offer(pts, at));
+                program.picture(number, buffer, at, offer);
             }
         };
         take_from(&pipeline, last, ends.then_some(watch), take)?;

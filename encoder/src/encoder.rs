@@ -9,6 +9,7 @@ use gstreamer as gst;
 use crate::clock::Epoch;
 use crate::encode::Encoders;
 use crate::output::Output;
+use crate::pass::Offer;
 use crate::program::{Program, RawSink, Ticker};
 use crate::shared::Shared;
 use crate::supervise::{self, Supervisor};
@@ -50,6 +51,18 @@ pub enum EncoderEvent {
     SourceBack {
         /// Its number in [`Settings::inputs`].
         input: usize,
+    },
+    /// The H.264 of an input that is on air goes out as it comes in.
+    PassedThrough {
+        /// Its number in [`Settings::inputs`].
+        input: usize,
+    },
+    /// The H.264 of an input that is on air is decoded and encoded anew.
+    Transcoded {
+        /// Its number in [`Settings::inputs`].
+        input: usize,
+        /// Why, in words for the creator.
+        reason: String,
     },
     /// There is no sound from the microphone: silence takes its place. It is tried again and again.
     MicrophoneLost {
@@ -224,8 +237,8 @@ impl Drop for Encoder {
 }
 
 impl RawSink for Arc<Encoders> {
-    fn picture(&self, buffer: gst::Buffer) {
-        Encoders::picture(self, buffer);
+    fn picture(&self, buffer: gst::Buffer, offer: Option<Offer>) {
+        Encoders::picture(self, buffer, offer);
     }
 
     fn sound(&self, buffer: gst::Buffer) {

@@ -35,6 +35,7 @@ mod events;
 mod input;
 mod levels;
 mod output;
+mod pass;
 mod program;
 mod settings;
 mod shared;

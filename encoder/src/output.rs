@@ -127,6 +127,11 @@ impl Output {
         true
     }
 
+    /// Capture time of the last frame of a track that reached the sink.
+    pub(crate) fn last_time(&self, id: TrackId) -> Option<Time> {
+        self.lanes.iter().find(|lane| lane.id == id)?.last_time
+    }
+
     /// Lets the sink go. Nothing is delivered any more.
     pub(crate) fn close(&mut self) -> Option<Box<dyn FrameSink>> {
         self.sink.take()

@@ -19,6 +19,7 @@ use media::mark::{self, Mark};
 use crate::clock::Epoch;
 use crate::events::Events;
 use crate::levels::{Levels, Meter};
+use crate::pass::Offer;
 use crate::{EncoderError, EncoderEvent, Input, Settings};
 
 #[cfg(test)]
@@ -42,8 +43,9 @@ const FIRST_MESSAGE: &str = "The show starts soon";
 
 /// Takes what is on air. Called with rising times; must return at once.
 pub(crate) trait RawSink: Send + Sync {
-    /// A picture: I420 of the settings' size, its `pts` on the running time of [`Epoch`].
-    fn picture(&self, buffer: gst::Buffer);
+    /// A picture: I420 of the settings' size, its `pts` on the running time of [`Epoch`]; and what it was
+    /// decoded from, if that might be passed through.
+    fn picture(&self, buffer: gst::Buffer, offer: Option<Offer>);
     /// Sound: 16 bits, two channels, 48 kHz; each buffer begins where the one before it ended.
     fn sound(&self, buffer: gst::Buffer);
     /// The picture that comes next is of another input.
@@ -63,6 +65,7 @@ pub(crate) struct Program {
     pictures: Mutex<PictureSide>,
     sound: Mutex<SoundSide>,
     states: Mutex<States>,
+    transcode: bool,
     begun: AtomicBool,
     alarm: Mutex<Alarm>,
     rung: Condvar,
@@ -131,6 +134,7 @@ impl Program {
                 sources: (0..sources).map(|_| Meter::default()).collect(),
             }),
             states: Mutex::new(States::new(sources)),
+            transcode: settings.transcode,
             begun: AtomicBool::new(false),
             alarm: Mutex::default(),
             rung: Condvar::new(),
@@ -144,13 +148,24 @@ impl Program {
         self.inputs.len()
     }
 
+    /// Whether the owner wants every stream to be encoded anew.
+    pub(crate) fn transcodes(&self) -> bool {
+        self.transcode
+    }
+
     /// The timeline.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// A picture of an input, captured at `at`.
-    pub(crate) fn picture(&self, input: usize, mut buffer: gst::Buffer, at: gst::ClockTime) {
+    /// A picture of an input, captured at `at`, and what it was decoded from.
+    pub(crate) fn picture(
+        &self,
+        input: usize,
+        mut buffer: gst::Buffer,
+        at: gst::ClockTime,
+        offer: Option<Offer>,
+    ) {
         let mut side = lock(&self.pictures);
         let passed = side.machine.picture(input, at, self.epoch.running_time());
         if let Some(at) = passed.at {
@@ -159,7 +174,7 @@ impl Program {
             if passed.cut {
                 self.sink.cut();
             }
-            self.sink.picture(buffer.clone());
+            self.sink.picture(buffer.clone(), offer);
             side.slate = None;
         }
         if let Some(last) = side.last.get_mut(input) {
@@ -319,7 +334,7 @@ impl Program {
         if slate.cut {
             self.sink.cut();
         }
-        self.sink.picture(buffer);
+        self.sink.picture(buffer, None);
     }
 
     /// Writes time and number onto a picture that goes on air; into it, where it is a test picture.

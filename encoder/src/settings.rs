@@ -31,6 +31,8 @@ pub struct Settings {
     pub master_bitrate: Option<u32>,
     /// The video encoder, by the name that [`crate::video_encoders`] gives it; `None`: the best that works.
     pub encoder: Option<String>,
+    /// Whether H.264 that a stream brings is always decoded and encoded anew, even if it could be passed through.
+    pub transcode: bool,
     /// The audio track.
     pub audio: AudioSettings,
 }
@@ -67,6 +69,7 @@ impl Default for Settings {
             renditions: Vec::new(),
             master_bitrate: None,
             encoder: None,
+            transcode: false,
             audio: AudioSettings::default(),
         }
     }

@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes};
 
 mod sps;
 
-pub use sps::Sps;
+pub use sps::{Sps, frame_num};
 
 /// What the count fields of an `avcC` record hold.
 const MAX_SPS: usize = 31;
@@ -22,10 +22,10 @@ pub enum H264Error {
     #[error("this NAL unit is not a sequence parameter set")]
     NotAnSps,
     /// The bits end before the value does.
-    #[error("the sequence parameter set ends too early")]
+    #[error("a sequence parameter set or slice ends too early")]
     Truncated,
     /// A value lies outside of what the standard allows, or is larger than any real stream has.
-    #[error("the sequence parameter set has an impossible value in {0}")]
+    #[error("a sequence parameter set or slice has an impossible value in {0}")]
     OutOfRange(&'static str),
     /// A length prefix that points beyond the data.
     #[error("a NAL unit is longer than the data that holds it")]

@@ -97,6 +97,10 @@ pub struct Raw {
     #[arg(long, value_name = "ENCODER")]
     pub encoder: Option<String>,
 
+    /// Decode and encode every stream anew. Without it, H.264 that fits the show goes out as it comes in
+    #[arg(long)]
+    pub transcode: bool,
+
     /// Keep the video at --bitrate whatever the uplinks carry: frames that do not fit are not sent
     #[arg(long)]
     pub fixed_bitrate: bool,
@@ -168,6 +172,7 @@ impl Raw {
             }
         }
         encoder.encoder = self.encoder.or(file.encoder);
+        encoder.transcode = self.transcode || file.transcode;
         encoder.check()?;
         let deadline = self.deadline.or(file.deadline).unwrap_or(400);
         if !(50..=10_000).contains(&deadline) {

@@ -169,6 +169,10 @@ fn words(event: &EncoderEvent, inputs: &[InputStatus]) -> String {
         EncoderEvent::EncoderReplaced { failed, with, reason } => {
             format!("The video encoder {failed} failed ({reason}): {with} goes on in its place.")
         }
+        EncoderEvent::PassedThrough { input } => {
+            format!("{} goes out as it comes in, without a second encoding.", name(input))
+        }
+        EncoderEvent::Transcoded { input, reason } => format!("{} is encoded anew: {reason}.", name(input)),
         EncoderEvent::Failed(error) => error.to_string(),
         _ => format!("{event:?}"),
     }

@@ -6,6 +6,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::chain::{fit_pictures, fit_sound, plug};
+use super::units::Units;
 use super::{Capture, Watch};
 use crate::elements::{add, make};
 use crate::program::place::Stamps;
@@ -21,6 +22,7 @@ pub(super) fn open(
     stream: &Stream,
     settings: &VideoSettings,
     watch: &Arc<Watch>,
+    units: Option<&Arc<Units>>,
 ) -> Result<Capture, EncoderError> {
     // The decoder would make these itself, but could not say what to install.
     let needs: &[&str] = match stream.transport() {
@@ -38,6 +40,9 @@ pub(super) fn open(
     let (audio_head, audio) = fit_sound(pipeline)?;
     let heads = [("video/x-raw", video_head), ("audio/x-raw", audio_head)];
     decoder.connect_pad_added(move |_, pad| plug(pad, &heads));
+    if let Some(units) = units {
+        units.watch(&decoder);
+    }
     let setting_up = watch.clone();
     decoder.connect("source-setup", false, move |values| {
         let source = values.get(1)?.get::<gst::Element>().ok()?;

@@ -83,6 +83,23 @@ impl Groups {
         self.wanted = true;
     }
 
+    /// A group begins with the frame captured at `at`, whatever its age: what was before it came from
+    /// somewhere else.
+    pub(crate) fn begin(&mut self, at: Time) -> Place {
+        let group = self.current.map_or(self.first, |(group, _)| group + 1);
+        (self.current, self.last) = (Some((group, at)), Some(at));
+        self.wanted = false;
+        Place { group, begins: true }
+    }
+
+    /// The place of a frame that somebody else encoded, who decides where groups begin.
+    pub(crate) fn follow(&mut self, at: Time, keyframe: bool) -> Place {
+        match self.current {
+            Some((group, _)) if !keyframe => Place { group, begins: false },
+            _ => self.begin(at),
+        }
+    }
+
     /// The place of the frame captured at `at`.
     pub(crate) fn frame(&mut self, at: Time) -> Place {
         self.last = Some(at);
@@ -145,6 +162,18 @@ mod tests {
         groups.request();
         let first = (1..30).find(|n| groups.frame(START + FRAME * *n).begins);
         assert_eq!(first, Some(8), "250 ms after the last one");
+    }
+
+    #[test]
+    fn groups_of_somebody_else_count_on() {
+        let mut groups = groups();
+        let place = |group, begins| Place { group, begins };
+        assert_eq!(groups.frame(START), place(FIRST, true));
+        groups.request();
+        assert_eq!(groups.follow(START + FRAME, false), place(FIRST, false));
+        assert_eq!(groups.follow(START + FRAME * 2, true), place(FIRST + 1, true));
+        assert_eq!(groups.begin(START + FRAME * 3), place(FIRST + 2, true));
+        assert_eq!(groups.frame(START + FRAME * 20), place(FIRST + 2, false), "the request was served");
     }
 
     #[test]

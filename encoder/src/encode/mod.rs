@@ -16,12 +16,14 @@ use std::time::Duration;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
 
+use crate::pass::{Choice, Offer, Room};
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::{EncoderError, EncoderEvent, MASTER_TRACK, VIDEO_TRACK};
 use chain::{Chain, Job};
 use codec::Codec;
 use groups::Groups;
+use passing::Passing;
 use policy::{Plan, Policy, VideoPlan};
 use rendition::Rendition;
 use sound::Sound;
@@ -35,6 +37,7 @@ mod codec;
 mod groups;
 mod ladder;
 mod packets;
+mod passing;
 mod policy;
 mod probe;
 mod rendition;
@@ -129,6 +132,8 @@ struct Inner {
     renditions: Vec<Rendition>,
     sound: Sound,
     rate: Mutex<Rate>,
+    /// Locked before the others.
+    passing: Mutex<Passing>,
     commands: SyncSender<Command>,
 }
 
@@ -163,6 +168,7 @@ impl Encoders {
             groups: Mutex::new(Groups::new(video.gop, frame, started)),
             renditions,
             sound: Sound::start(&settings.audio, shared)?,
+            passing: Mutex::new(Passing::new(settings)),
             rate: Mutex::new(Rate { policy: Policy::new(settings), told: None, applied: None }),
             commands,
         });
@@ -180,11 +186,25 @@ impl Encoders {
         Ok(Encoders { inner, watch: Mutex::new(Some(watch)) })
     }
 
-    /// Takes a raw picture: I420 of the settings' size, with its running time as `pts`. Returns at once.
-    pub(crate) fn picture(&self, buffer: gst::Buffer) {
+    /// Takes a raw picture: I420 of the settings' size, with its running time as `pts`; and what it was
+    /// decoded from, which goes out in its place if it can. Returns at once.
+    pub(crate) fn picture(&self, buffer: gst::Buffer, offer: Option<Offer>) {
         let inner = &self.inner;
         let Some(pts) = buffer.pts() else { return };
-        let place = lock(&inner.groups).frame(inner.shared.epoch.at(pts));
+        let at = inner.shared.epoch.at(pts);
+        let mut passing = lock(&inner.passing);
+        let begin = match passing.choose(at, offer.as_ref(), inner.room(), &inner.shared) {
+            Choice::Encode { begin, .. } => begin,
+            Choice::Pass { skip } => {
+                let units = offer.into_iter().flat_map(|offer| offer.units).skip(skip);
+                return passing.pass(units, &mut lock(&inner.groups), &inner.shared);
+            }
+        };
+        let place = {
+            let mut groups = lock(&inner.groups);
+            if begin { groups.begin(at) } else { groups.frame(at) }
+        };
+        passing.encode(at, place, &inner.shared);
         for rendition in &inner.renditions {
             if let Some(old) = rendition.push(&buffer, place, &inner.shared.counts) {
                 // Stopping it takes a moment. Where the queue is full it is paid here.
@@ -201,6 +221,8 @@ impl Encoders {
     /// Asks for a keyframe soon, in all renditions. Requests are coalesced.
     pub(crate) fn request_keyframe(&self) {
         lock(&self.inner.groups).request();
+        let epoch = self.inner.shared.epoch;
+        lock(&self.inner.passing).request(epoch.at(epoch.running_time()));
     }
 
     /// The bond carries so many bits per second of all tracks together. Bit rates change at once.
@@ -265,6 +287,16 @@ impl Inner {
             name: self.codecs.last().map_or("none", |codec| codec.name).into(),
             message: "it failed, and there is no other".into(),
         }))
+    }
+
+    /// What there is room for beside the sound.
+    fn room(&self) -> Room {
+        let rate = lock(&self.rate);
+        let nominal = self.renditions.first().map_or(0, Rendition::nominal_bitrate);
+        // Without an uplink the show goes on as it is, for the recording.
+        let told = rate.told.filter(|told| *told > 0);
+        let sound = rate.applied.as_ref().map_or(0, |plan| plan.audio);
+        Room { nominal, bond: told.map(|told| told.saturating_sub(sound)) }
     }
 
     /// Applies what the policy makes of the bond's rate.

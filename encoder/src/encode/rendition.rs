@@ -29,6 +29,8 @@ struct State {
     paused: bool,
     /// Pictures since the last one that was encoded.
     skipped: u32,
+    /// Pictures that its encoder was given.
+    pushed: u64,
     quiet: Quiet,
 }
 
@@ -42,12 +44,18 @@ struct Running {
 #[derive(Default)]
 struct Quiet {
     left: u64,
+    pushed: u64,
     ticks: u32,
 }
 
 impl Rendition {
     pub(crate) fn new(job: Job) -> Self {
         Rendition { job, serials: AtomicU64::new(0), state: Mutex::default() }
+    }
+
+    /// Bits per second that the settings allow.
+    pub(crate) fn nominal_bitrate(&self) -> u32 {
+        self.job.nominal_bitrate
     }
 
     /// A number for a chain to be started.
@@ -103,6 +111,7 @@ impl Rendition {
                 buffer.make_mut().set_offset(counts.offer());
             }
             active.chain.push(buffer, place.group);
+            state.pushed += 1;
         }
         old
     }
@@ -148,10 +157,13 @@ impl Rendition {
         let mut state = lock(&self.state);
         let running = state.active.as_ref()?;
         let ((entered, left), serial) = (running.chain.counts(), running.serial);
+        let pushed = state.pushed;
         let quiet = &mut state.quiet;
-        // It holds pictures, and gives nothing: one that gets nothing may be quiet.
+        // It holds pictures, and gives nothing. One that gets nothing, because a stream is passed through, may
+        // be quiet, even if it has swallowed a picture.
         let stuck = left == quiet.left && entered > left;
-        *quiet = Quiet { left, ticks: if stuck { quiet.ticks + 1 } else { 0 } };
+        let more = u32::from(pushed != quiet.pushed);
+        *quiet = Quiet { left, pushed, ticks: if stuck { quiet.ticks + more } else { 0 } };
         (quiet.ticks >= ticks && state.next.is_none()).then(|| {
             state.quiet.ticks = 0;
             serial

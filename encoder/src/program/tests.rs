@@ -14,6 +14,7 @@ use media::Time;
 use super::{Program, RawSink, SourceState, Ticker};
 use crate::clock::Epoch;
 use crate::events::Events;
+use crate::pass::Offer;
 use crate::supervise::{Supervisor, plans};
 use crate::{EncoderEvent, Input, Microphone, Settings, VideoSettings};
 
@@ -38,18 +39,21 @@ struct Picture {
     number: u64,
     /// The mean of a few lines in the middle.
     bright: bool,
+    /// How far the unit that it was decoded from is placed from it (ns), where one came with it.
+    apart: Option<u64>,
 }
 
 #[derive(Clone, Default)]
 struct Seen(Arc<(Mutex<Given>, Condvar)>);
 
 impl RawSink for Seen {
-    fn picture(&self, buffer: gst::Buffer) {
+    fn picture(&self, buffer: gst::Buffer, offer: Option<Offer>) {
         let map = buffer.map_readable().expect("bytes");
         let middle = &map[WIDTH * HEIGHT / 2..][..WIDTH * 4];
         let bright = middle.iter().map(|luma| usize::from(*luma)).sum::<usize>() / middle.len() > 120;
         let at = buffer.pts().expect("a time").nseconds();
-        self.0.0.lock().unwrap().pictures.push(Picture { at, number: buffer.offset(), bright });
+        let apart = offer.and_then(|offer| Some(offer.units.last()?.0.nseconds().abs_diff(at)));
+        self.0.0.lock().unwrap().pictures.push(Picture { at, number: buffer.offset(), bright, apart });
         self.0.1.notify_all();
     }
 
@@ -247,6 +251,10 @@ fn pull(input: &str, to: &str, cycles: usize) {
 
         let given = show.seen.0.0.lock().unwrap();
         check(&given);
+        // What is passed through has the time of the picture, and so the same skew.
+        let apart: Vec<_> = given.pictures[..pulled].iter().filter_map(|picture| picture.apart).collect();
+        let moved = apart.iter().max().copied().unwrap_or_default();
+        assert!(apart.len() > 30 && moved < 1_000_000, "{} units, {moved} ns apart", apart.len());
         let skews = skews(&given, back + 150_000_000);
         let worst = skews.iter().map(|skew| skew.abs()).max().unwrap_or(i64::MAX);
         let holes = given.pictures.windows(2).map(|pair| pair[1].at - pair[0].at);

@@ -24,6 +24,10 @@ pub struct Sps {
     pub width: u32,
     /// Pixels that are shown: after cropping.
     pub height: u32,
+    /// `frame_mbs_only_flag` is not set: pictures may be coded as two fields.
+    pub interlaced: bool,
+    /// Bits of `frame_num` in the slice headers, 4 to 16.
+    pub frame_num_bits: u8,
 }
 
 impl Sps {
@@ -56,7 +60,7 @@ impl Sps {
                 }
             }
         }
-        bits.ue(12, "log2_max_frame_num_minus4")?;
+        let frame_num_bits = 4 + bits.ue(12, "log2_max_frame_num_minus4")? as u8;
         match bits.ue(2, "pic_order_cnt_type")? {
             0 => {
                 bits.ue(12, "log2_max_pic_order_cnt_lsb_minus4")?;
@@ -105,8 +109,25 @@ impl Sps {
             bit_depth_chroma,
             width: shown(width, crop_x)?,
             height: shown(height, crop_y)?,
+            interlaced: !frame_only,
+            frame_num_bits,
         })
     }
+}
+
+/// Bytes of a slice that hold the header up to `frame_num`, with emulation prevention.
+const SLICE_HEAD: usize = 32;
+
+/// `frame_num` of a picture of one colour plane, from its first slice (7.3.3): it counts the pictures that
+/// others are predicted from, so that a missing one shows.
+pub fn frame_num(slice: &[u8], sps: &Sps) -> Result<u32, H264Error> {
+    let head = slice.get(1..).unwrap_or_default();
+    let rbsp = without_emulation_prevention(&head[..head.len().min(SLICE_HEAD)]);
+    let mut bits = Bits { data: &rbsp, position: 0 };
+    bits.ue(u32::MAX, "first_mb_in_slice")?;
+    bits.ue(9, "slice_type")?;
+    bits.ue(255, "pic_parameter_set_id")?;
+    bits.take(sps.frame_num_bits.into())
 }
 
 /// The payload with each `00 00 03` turned back into `00 00` (7.4.1).
@@ -254,6 +275,11 @@ pub mod tests {
         let sps = Sps::parse(SPS_720P).unwrap();
         assert_eq!((sps.profile, sps.constraints, sps.level), (66, 0xc0, 31));
         assert_eq!((sps.width, sps.height), (1280, 720));
+        assert_eq!((sps.interlaced, sps.frame_num_bits), (false, 4));
+        // first_mb_in_slice 0, slice_type 5, pic_parameter_set_id 0, frame_num 11.
+        assert_eq!(frame_num(&[0x41, 0b1001_1011, 0b0110_0000], &sps), Ok(11));
+        assert_eq!(frame_num(&[0x41, 0b1001_1011], &sps), Err(H264Error::Truncated));
+        assert_eq!(frame_num(&[], &sps), Err(H264Error::Truncated));
         assert_eq!(codec_string(SPS_720P).unwrap(), "avc3.42c01f");
     }
 

@@ -37,6 +37,7 @@ pub struct Writer {
 #[derive(Debug)]
 struct TrackState {
     id: TrackId,
+    h264: bool,
     /// `None`: each packet says how long it is.
     frame_duration: Option<Duration>,
     group: Option<u64>,
@@ -67,7 +68,7 @@ pub struct Ending {
 
 impl Writer {
     /// Starts a file whose time zero is `zero`, the capture time of its first frame. Returns the init
-    /// segment. Each video track needs the parameter sets of its first keyframe.
+    /// segment. Each H.264 track needs the parameter sets of its first keyframe.
     pub fn new(
         broadcast: &str,
         tracks: &[Track],
@@ -78,6 +79,7 @@ impl Writer {
         let (init, places) = start.write()?;
         let state = |track: &Track| TrackState {
             id: track.id,
+            h264: track.config.is_h264(),
             frame_duration: match &track.config {
                 TrackConfig::Video(config) => {
                     Some(Duration::from_secs(1).checked_div(config.framerate).unwrap_or(FALLBACK_DURATION))
@@ -120,11 +122,11 @@ impl Writer {
     pub fn fragment(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Range<u64>, CmafError> {
         let track = frame.id.track;
         let (number, decode_time) = self.place(track, frame.capture_time)?;
-        let frame_duration = self.tracks[number].frame_duration;
+        let TrackState { h264, frame_duration, .. } = self.tracks[number];
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        let result = if frame_duration.is_some() {
-            self.video_payload(frame, &mut payload)
+        let result = if h264 {
+            self.h264_payload(frame, &mut payload)
         } else {
             payload.extend_from_slice(&frame.data);
             Ok(())
@@ -163,7 +165,7 @@ impl Writer {
     }
 
     /// The picture without its parameter sets, if they are those of this file.
-    fn video_payload(&self, frame: &Frame, payload: &mut Vec<u8>) -> Result<(), CmafError> {
+    fn h264_payload(&self, frame: &Frame, payload: &mut Vec<u8>) -> Result<(), CmafError> {
         let track = frame.id.track;
         let known = self.start.parameter_sets(track).ok_or(CmafError::NoParameterSets(track))?;
         let mut changed = false;

@@ -243,6 +243,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::samples::{AUDIO, SETS, VIDEO, ZERO, picture, show, sound, tracks};
+    use super::super::{GroupDigest, Item, Reader};
     use super::*;
 
     fn writer() -> (Writer, Vec<u8>) {
@@ -300,6 +301,48 @@ mod tests {
         }
         let none = Writer::new("x", &flac, Vec::new(), ZERO).unwrap_err();
         assert_eq!(none, CmafError::UnsupportedCodec("flac".into()));
+    }
+
+    /// VP8 needs nothing in front of its keyframes, and its pictures may change their size.
+    #[test]
+    fn vp8_is_stored_as_it_is() {
+        let mut tracks = tracks();
+        let TrackConfig::Video(config) = &mut tracks[0].config else { panic!("pictures come first") };
+        config.codec = "vp8".into();
+        let (mut writer, mut file) = Writer::new("x", &tracks, Vec::new(), ZERO).unwrap();
+        assert!(file.windows(8).any(|eight| eight[..4] == *b"vpcC" && eight[4..] == [1, 0, 0, 0]));
+        let entry = file.windows(4).position(|kind| kind == b"vp08").unwrap();
+        assert_eq!(file[entry + 28..][..4], [5, 0, 2, 208], "1280x720");
+        let key = |width: u8| vec![0x50, 0x3d, 1, 0x9d, 1, 0x2a, 0, width, 0xd0, 2, 7];
+        let frames: Vec<Frame> = (0..10)
+            .map(|n| {
+                // A start code of H.264 means nothing here.
+                let data =
+                    if n % 5 == 0 { key(5 - n as u8 / 5) } else { vec![0x51, 0, 0, 0, 1, 0x67, n as u8] };
+                Frame { data: data.into(), ..picture(n) }
+            })
+            .collect();
+        let mut digests = [GroupDigest::new(), GroupDigest::new()];
+        for frame in &frames {
+            writer.fragment(frame, &mut file).unwrap();
+            digests[(frame.id.group - 100) as usize].frame(&tracks[0].config, frame);
+        }
+        let (mut reader, mut found, mut start) = (Reader::new(), Vec::new(), None);
+        let mut read = [GroupDigest::new(), GroupDigest::new()];
+        reader.push(&file);
+        while let Some(item) = reader.poll() {
+            match item {
+                Item::Start(begun) => start = Some(begun),
+                Item::Fragment(fragment) => {
+                    read[(fragment.id.group - 100) as usize].fragment(&fragment);
+                    found.extend(start.as_ref().and_then(|start| start.restore(&fragment)));
+                }
+            }
+        }
+        assert_eq!(found, frames);
+        assert_eq!(read.map(|digest| digest.finish()), digests.map(|digest| digest.finish()));
+        let moov = writer.finish().unwrap().moov;
+        assert!(moov.windows(4).any(|kind| kind == b"vp08"));
     }
 
     /// 2.5 Mb/s at 30 frames a second and 50 packets a second of 96 kb/s.

@@ -140,7 +140,10 @@ fn step(from: u32, to: u32, codec: VideoCodec, file: Option<&str>) -> Result<(),
     encoder.stop();
     let rate = |frames: &[(Frame, Time)]| {
         let bits: usize = frames.iter().map(|(frame, _)| frame.data.len() * 8).sum();
-        bits as f64 * f64::from(fps) / frames.len() as f64 / 1e6
+        // By capture time: an encoder may leave out pictures to keep to its rate.
+        let times = frames.first().zip(frames.last());
+        let micros = times.map_or(0, |(first, last)| last.0.capture_time.micros_since(first.0.capture_time));
+        bits as f64 / (micros as f64 + 1e6 / f64::from(fps))
     };
     println!("from {:.2} to {:.2} Mb/s", f64::from(from) / 1e6, f64::from(to) / 1e6);
     println!("  the second before          {:5.2} Mb/s", rate(&all[told - 30..told]));

@@ -161,6 +161,8 @@ pub(crate) const CODECS: [Codec; 6] = [
             ("undershoot", "100"),
             ("overshoot", "15"),
             ("static-threshold", "1"),
+            // Where even the coarsest picture is too large, one is left out: here, not on the way.
+            ("dropframe-threshold", "30"),
         ],
         rate: RateControl::Vpx,
     },

@@ -260,8 +260,11 @@ fn vp8_is_kept_live_and_by_backfill() {
     let TrackConfig::Video(config) = &mut tracks[0].config else { panic!("pictures come first") };
     config.codec = "vp8".into();
     let picture = |n: u32| {
-        let data =
-            if n % 5 == 0 { vec![0x50, 0, 0, 0x9d, 1, 0x2a, 0, 5, 0xd0, 2] } else { vec![0x51, n as u8] };
+        let data = if n.is_multiple_of(5) {
+            vec![0x50, 0, 0, 0x9d, 1, 0x2a, 0, 5, 0xd0, 2]
+        } else {
+            vec![0x51, n as u8]
+        };
         Frame { data: data.into(), ..picture(n) }
     };
     let mut live = Live::new("x", &tracks);

@@ -3,9 +3,9 @@
 //! `cargo run --release -p roadie-encoder --example measure -- delay [ROUNDS]`: from capture to the encoded
 //! frame in the hands of the sink, against a bare GStreamer pipeline of the same source and encoder, in turns.
 //!
-//! `cargo run --release -p roadie-encoder --example measure -- step [FROM] [TO] [FILE]`: the bond's rate steps
-//! down in the middle of a group; how soon the output follows, and how large single frames are. FILE, a clip,
-//! takes the place of the test picture.
+//! `cargo run --release -p roadie-encoder --example measure -- step [FROM] [TO] [CODEC] [FILE]`: the bond's rate steps
+//! down in the middle of a group; how soon the output follows, and how large single frames are. CODEC is
+//! `h264` or `vp8`; FILE, a clip, takes the place of the test picture.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use media::{Frame, Time, Track};
-use roadie_encoder::{Encoder, FrameSink, Input, Now, Settings, VIDEO_TRACK};
+use roadie_encoder::{Encoder, FrameSink, Input, Now, Settings, VIDEO_TRACK, VideoCodec};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -115,8 +115,8 @@ fn delay(rounds: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-fn step(from: u32, to: u32, file: Option<&str>) -> Result<(), Failure> {
-    let mut settings = Settings::default();
+fn step(from: u32, to: u32, codec: VideoCodec, file: Option<&str>) -> Result<(), Failure> {
+    let mut settings = Settings { codec, ..Settings::default() };
     settings.video.bitrate = 8_000_000;
     settings.video.gop = Duration::from_secs(10);
     if let Some(file) = file {
@@ -140,7 +140,10 @@ fn step(from: u32, to: u32, file: Option<&str>) -> Result<(), Failure> {
     encoder.stop();
     let rate = |frames: &[(Frame, Time)]| {
         let bits: usize = frames.iter().map(|(frame, _)| frame.data.len() * 8).sum();
-        bits as f64 * f64::from(fps) / frames.len() as f64 / 1e6
+        // By capture time: an encoder may leave out pictures to keep to its rate.
+        let times = frames.first().zip(frames.last());
+        let micros = times.map_or(0, |(first, last)| last.0.capture_time.micros_since(first.0.capture_time));
+        bits as f64 / (micros as f64 + 1e6 / f64::from(fps))
     };
     println!("from {:.2} to {:.2} Mb/s", f64::from(from) / 1e6, f64::from(to) / 1e6);
     println!("  the second before          {:5.2} Mb/s", rate(&all[told - 30..told]));
@@ -172,7 +175,10 @@ fn main() -> Result<(), Failure> {
     };
     match args.first().map(String::as_str) {
         Some("delay") => delay(number(1, 3)?),
-        Some("step") => step(number(1, 4_000_000)?, number(2, 1_500_000)?, args.get(3).map(String::as_str)),
+        Some("step") => {
+            let codec = args.get(3).map_or(Ok(VideoCodec::default()), |text| text.parse())?;
+            step(number(1, 4_000_000)?, number(2, 1_500_000)?, codec, args.get(4).map(String::as_str))
+        }
         _ => Err("say `delay` or `step`".into()),
     }
 }

@@ -6,9 +6,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use serde::Serialize;
 
-use crate::EncoderError;
 use crate::capture;
 use crate::elements::{make, opens};
+use crate::{EncoderError, VideoCodec};
 
 /// Where the kernel lists the sound cards' streams.
 const ALSA_STREAMS: &str = "/proc/asound/pcm";
@@ -93,9 +93,13 @@ pub fn find() -> Result<Devices, EncoderError> {
         let missing = elements.iter().find_map(|element| make(element, &[]).err());
         ability(name, input, missing.map(|error| error.to_string()))
     });
-    let encoders = crate::video_encoders()?
-        .into_iter()
-        .map(|encoder| ability(encoder.place, encoder.name, encoder.works.err()));
+    let encoders = crate::video_encoders()?.into_iter().map(|encoder| {
+        let place = match encoder.makes {
+            VideoCodec::H264 => encoder.place.to_owned(),
+            other => format!("{}, with --codec {other}", encoder.place),
+        };
+        ability(&place, encoder.name, encoder.works.err())
+    });
     Ok(Devices {
         cameras: capture::cameras().iter().map(|path| camera(path)).collect(),
         screens: screens(),

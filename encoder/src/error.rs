@@ -34,6 +34,28 @@ pub enum EncoderError {
         /// Those that there are.
         known: String,
     },
+    /// A show cannot be encoded that way.
+    #[error("the video codec {codec:?} is not offered: {reason}; use {known}")]
+    UnknownCodec {
+        /// As given.
+        codec: String,
+        /// Why not.
+        reason: &'static str,
+        /// Those that there are.
+        known: String,
+    },
+    /// The encoder makes something else.
+    #[error("the video encoder {encoder} makes {makes}, not {codec}; for {codec} choose one of: {known}")]
+    EncoderOfOtherCodec {
+        /// As a person writes it.
+        encoder: String,
+        /// What it makes.
+        makes: &'static str,
+        /// What was asked for.
+        codec: &'static str,
+        /// The encoders for that.
+        known: String,
+    },
     /// The encoder is installed, but does not work here.
     #[error(
         "the video encoder {name} does not work on this machine: {message}; `roadie devices` lists those that do"

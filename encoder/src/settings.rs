@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::encode::Shape;
-use crate::{EncoderError, Input, Microphone};
+use crate::encode::{Shape, check_choice};
+use crate::{EncoderError, Input, Microphone, VideoCodec};
 
 /// Bit rate range of the video encoder. Below it the picture is of no use; x264 takes kilobits.
 pub(crate) const VIDEO_BITRATE: std::ops::RangeInclusive<u32> = 50_000..=100_000_000;
@@ -29,6 +29,8 @@ pub struct Settings {
     pub renditions: Vec<VideoSettings>,
     /// Bits per second of a master, recorded beside the show that is sent, and never sent itself.
     pub master_bitrate: Option<u32>,
+    /// How all video tracks are compressed.
+    pub codec: VideoCodec,
     /// The video encoder, by the name that [`crate::video_encoders`] gives it; `None`: the best that works.
     pub encoder: Option<String>,
     /// Whether H.264 that a stream brings is always decoded and encoded anew, even if it could be passed through.
@@ -37,7 +39,7 @@ pub struct Settings {
     pub audio: AudioSettings,
 }
 
-/// The video track: H.264 constrained baseline.
+/// A video track.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoSettings {
     /// Pixels, even. Below [`media::mark::WIDTH`] the test picture carries no mark.
@@ -48,7 +50,7 @@ pub struct VideoSettings {
     pub fps: u32,
     /// Bits per second at most; see [`crate::Encoder::set_rate`].
     pub bitrate: u32,
-    /// Time from one IDR to the next, where nobody asks for one in between.
+    /// Time from one keyframe to the next, where nobody asks for one in between.
     pub gop: Duration,
 }
 
@@ -68,6 +70,7 @@ impl Default for Settings {
             video: VideoSettings::default(),
             renditions: Vec::new(),
             master_bitrate: None,
+            codec: VideoCodec::default(),
             encoder: None,
             transcode: false,
             audio: AudioSettings::default(),
@@ -111,6 +114,9 @@ impl Settings {
             if !VIDEO_BITRATE.contains(&bitrate) {
                 return invalid(format!("a video bit rate of {bitrate} b/s; use 50000 to 100000000"));
             }
+        }
+        if let Some(name) = &self.encoder {
+            check_choice(self.codec, name)?;
         }
         if self.renditions.len() > MAX_RENDITIONS {
             return invalid(format!(

@@ -158,7 +158,7 @@ fn pictures_are_readable_when_a_keyframe_is_wanted_right_after_the_rate_fell() {
     settings.video.gop = Duration::from_secs(10);
     let running = start(settings);
     let mut frames: Vec<Frame> = Vec::new();
-    let mut next = || loop {
+    let next = || loop {
         let (frame, _) = running.next();
         if frame.id.track == VIDEO_TRACK {
             return frame;

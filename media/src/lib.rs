@@ -14,6 +14,7 @@ pub mod opus;
 pub mod time;
 pub mod track;
 pub mod varint;
+pub mod vp8;
 
 pub use frame::{Frame, FrameId};
 pub use time::Time;

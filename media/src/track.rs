@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::vp8;
+
 /// A track's number within its broadcast. The catalog gives it a name; on the bond it is one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -57,9 +59,21 @@ pub struct AudioConfig {
 }
 
 impl TrackConfig {
-    /// Whether its frames are H.264 in Annex B.
+    /// Whether its frames are H.264 in Annex B: a recording has their parameter sets in its head. Those of all
+    /// other codecs are stored as they are.
     pub fn is_h264(&self) -> bool {
         matches!(self, TrackConfig::Video(video) if video.codec.starts_with("avc"))
+    }
+
+    /// `Err`: the codec, if a recording has no place for it ([`crate::cmaf`]).
+    pub fn check_storable(&self) -> Result<(), &str> {
+        match self {
+            TrackConfig::Video(video) if self.is_h264() || video.codec == vp8::CODEC => Ok(()),
+            TrackConfig::Audio(audio) if audio.codec == "opus" => Ok(()),
+            TrackConfig::Video(VideoConfig { codec, .. }) | TrackConfig::Audio(AudioConfig { codec, .. }) => {
+                Err(codec)
+            }
+        }
     }
 }
 

@@ -27,7 +27,7 @@ const EDGE: [&str; 2] = ["--edge", "https://localhost:1/show"];
 
 #[tokio::test]
 async fn wrong_words_are_named() {
-    let cases: [(&[&str], &[&str]); 19] = [
+    let cases: [(&[&str], &[&str]); 23] = [
         (&["--input", "camera:/dev/video99", EDGE[0], EDGE[1]], &["/dev/video99"]),
         (&["--input", "file:/no/such/clip.mp4", EDGE[0], EDGE[1]], &["/no/such/clip.mp4"]),
         (&["--input", "srt://camera", EDGE[0], EDGE[1]], &["srt://camera", "no port", "srt://:9000"]),
@@ -48,6 +48,13 @@ async fn wrong_words_are_named() {
         (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "lo", "--uplink", "lo@2"], &["lo@2", "twice"]),
         (&["--input", "test", "--edge", "edge.example"], &["edge.example", "https://"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--bitrate", "fast"], &["fast", "2500k"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--codec", "h265"], &["--codec", "h265", "h264 or vp8"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--codec", "av1"], &["av1", "keyframes", "h264 or vp8"]),
+        (
+            &["--input", "test", EDGE[0], EDGE[1], "--codec", "vp8", "--encoder", "x264"],
+            &["x264 makes h264, not vp8", "vpx"],
+        ),
+        (&["--input", "test", EDGE[0], EDGE[1], "--encoder", "vpx"], &["vpx makes vp8, not h264", "x264"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--record", "/proc/nowhere"], &["/proc/nowhere"]),
         (&["--input", "test"], &["--edge"]),
     ];

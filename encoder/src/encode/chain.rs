@@ -9,9 +9,10 @@ use bytes::Bytes;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use media::{Track, TrackConfig, TrackId, VideoConfig, h264};
+use media::{Track, TrackConfig, TrackId, VideoConfig};
 
 use super::codec::{Buffer, Codec, Shape, force_keyframe};
+use super::format::VideoCodec;
 use super::{RAW_QUEUE_FRAMES, app_sink, lock, on_buffer, raw_video_caps};
 use crate::elements::{caps_filter, chain, describe, internal, make};
 use crate::output::{Encoded, Place};
@@ -76,6 +77,8 @@ struct Inside {
 #[derive(Clone, Copy, Debug)]
 struct Raw {
     pts: gst::ClockTime,
+    /// As the encoder sees it: see [`Codec::needs_even_times`].
+    inner_pts: gst::ClockTime,
     group: u64,
 }
 
@@ -92,10 +95,10 @@ impl Inside {
     }
 
     /// The raw frame that an encoded one was made of, and whose time it has. Those before it were swallowed.
-    fn leave(&self, pts: gst::ClockTime) -> Option<Raw> {
+    fn leave(&self, inner_pts: gst::ClockTime) -> Option<Raw> {
         self.left.fetch_add(1, Relaxed);
         let mut frames = lock(&self.frames);
-        let at = frames.iter().position(|raw| raw.pts == pts)?;
+        let at = frames.iter().position(|raw| raw.inner_pts == inner_pts)?;
         // It stays as the last that has left, so that the next one knows which group it follows.
         frames.drain(..at);
         frames.front().copied()
@@ -126,21 +129,18 @@ impl Chain {
         }
         let encoder = codec.make(job.output, bitrate)?;
         elements.push(encoder.clone());
-        let profile = gst::Caps::builder("video/x-h264").field("profile", "constrained-baseline").build();
-        elements.push(caps_filter(&profile)?);
-        elements.push(make("h264parse", &[("config-interval", "-1")])?);
-        let units = gst::Caps::builder("video/x-h264")
-            .field("stream-format", "byte-stream")
-            .field("alignment", "au")
-            .build();
-        elements.push(caps_filter(&units)?);
+        if codec.makes == VideoCodec::H264 {
+            let profile = gst::Caps::builder("video/x-h264").field("profile", "constrained-baseline").build();
+            elements.push(caps_filter(&profile)?);
+        }
+        elements.extend(codec.makes.framing()?);
         let sink = app_sink();
         elements.push(sink.clone().upcast());
         chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
 
         let inside = Arc::new(Inside::default());
-        note_entering(&encoder, job.track, &inside, shared)?;
-        take_encoded(&sink, job, &inside, shared);
+        note_entering(&encoder, codec, job, &inside, shared)?;
+        take_encoded(&sink, codec.makes, job, &inside, shared);
         let listen = move |message: &gst::MessageRef| {
             if let gst::MessageView::Error(error) = message.view() {
                 let element = error.src().map_or_else(|| "encoder".into(), |src| src.name().to_string());
@@ -217,17 +217,25 @@ impl Drop for Chain {
 /// begins a group.
 fn note_entering(
     encoder: &gst::Element,
-    track: TrackId,
+    codec: Codec,
+    job: &Job,
     inside: &Arc<Inside>,
     shared: &Arc<Shared>,
 ) -> Result<(), EncoderError> {
     let pad = encoder.static_pad("sink").ok_or_else(|| internal(encoder, &"it has no sink pad"))?;
     let (encoder, inside, shared) = (encoder.clone(), inside.clone(), shared.clone());
+    let (track, fps) = (job.track, u64::from(job.output.fps.max(1)));
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+        let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
         let (number, group) = (buffer.offset(), buffer.offset_end());
         if let Some(pts) = buffer.pts() {
-            let before = inside.enter(Raw { pts, group });
+            let mut inner_pts = pts;
+            if codec.needs_even_times() {
+                let entered = inside.entered.load(Relaxed);
+                inner_pts = gst::ClockTime::from_nseconds((entered * 1_000_000_000).div_ceil(fps));
+                buffer.make_mut().set_pts(inner_pts);
+            }
+            let before = inside.enter(Raw { pts, inner_pts, group });
             // Not of the first frame: it becomes a keyframe anyway.
             if before.is_some_and(|before| before != group) {
                 force_keyframe(&encoder);
@@ -241,7 +249,13 @@ fn note_entering(
     Ok(())
 }
 
-fn take_encoded(sink: &gst_app::AppSink, job: &Job, inside: &Arc<Inside>, shared: &Arc<Shared>) {
+fn take_encoded(
+    sink: &gst_app::AppSink,
+    makes: VideoCodec,
+    job: &Job,
+    inside: &Arc<Inside>,
+    shared: &Arc<Shared>,
+) {
     let (job, inside, shared) = (job.clone(), inside.clone(), shared.clone());
     on_buffer(sink, move |sample, buffer, running_time| {
         let encoded_at = (shared.now)();
@@ -251,11 +265,11 @@ fn take_encoded(sink: &gst_app::AppSink, job: &Job, inside: &Arc<Inside>, shared
         };
         let Ok(map) = buffer.map_readable() else { return };
         let data = Bytes::copy_from_slice(&map);
-        let keyframe = h264::is_idr(&data);
+        let keyframe = makes.is_keyframe(&data);
         if keyframe && shared.output().wants_track(job.track) {
-            match describe_track(sample, &data, &job) {
+            match describe_track(sample, makes.describe(&data), &job) {
                 Some(track) => shared.output().track(track),
-                None => tracing::warn!("an IDR without a readable SPS"),
+                None => tracing::warn!("a keyframe that describes nothing"),
             }
         }
         let capture_time = shared.epoch.at(raw.pts);
@@ -264,10 +278,9 @@ fn take_encoded(sink: &gst_app::AppSink, job: &Job, inside: &Arc<Inside>, shared
     });
 }
 
-/// Describes the track from its first IDR.
-fn describe_track(sample: &gst::Sample, idr: &[u8], job: &Job) -> Option<Track> {
-    let sets = h264::ParameterSets::of(idr)?;
-    let codec = h264::codec_string(sets.sps()).ok()?;
+/// Describes the track from its first keyframe.
+fn describe_track(sample: &gst::Sample, codec: Option<String>, job: &Job) -> Option<Track> {
+    let codec = codec?;
     let caps = sample.caps()?.structure(0)?;
     let size = |field: &str| caps.get::<i32>(field).ok().and_then(|value| u32::try_from(value).ok());
     let (width, height) = (size("width")?, size("height")?);
@@ -281,7 +294,8 @@ mod tests {
     use super::*;
 
     fn raw(ms: u64, group: u64) -> Raw {
-        Raw { pts: gst::ClockTime::from_mseconds(ms), group }
+        let pts = gst::ClockTime::from_mseconds(ms);
+        Raw { pts, inner_pts: pts, group }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The video encoders that a machine may have, best first, and how each is set up for low delay: no
 //! B-frames, no look-ahead, a bounded buffer, keyframes only where they are asked for.
 //!
-//! Only `x264` and `openh264` could be run on the machines that this was written on. The hardware ones are
+//! Only `x264`, `openh264` and `vpx` could be run on the machines that this was written on. The hardware ones are
 //! set up by their documentation; [`super::probe`] uses none that does not really encode.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 
+use super::format::VideoCodec;
 use super::vbv::vbv_millis;
 use crate::EncoderError;
 use crate::elements::make;
@@ -36,13 +37,15 @@ pub(crate) struct Shape {
     pub(crate) fps: u32,
 }
 
-/// An encoder of H.264.
+/// An encoder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Codec {
     /// As a person writes it.
     pub(crate) name: &'static str,
     /// Element of GStreamer.
     pub(crate) element: &'static str,
+    /// What it makes.
+    pub(crate) makes: VideoCodec,
     /// Where it runs, in words.
     pub(crate) place: &'static str,
     pub(super) properties: &'static [(&'static str, &'static str)],
@@ -60,14 +63,17 @@ pub(super) enum RateControl {
     Kilobits { buffer: &'static str },
     /// Controls of the driver, in one property.
     V4l2,
+    /// Bits per second, and the buffer in milliseconds of them.
+    Vpx,
 }
 
 /// All that are known, in the order in which they are tried: hardware first, because it leaves the
 /// processor to the rest of the show.
-pub(crate) const CODECS: [Codec; 5] = [
+pub(crate) const CODECS: [Codec; 6] = [
     Codec {
         name: "vaapi",
         element: "vah264enc",
+        makes: VideoCodec::H264,
         place: "graphics processor (VA-API)",
         properties: &[
             ("rate-control", "cbr"),
@@ -81,6 +87,7 @@ pub(crate) const CODECS: [Codec; 5] = [
     Codec {
         name: "nvenc",
         element: "nvh264enc",
+        makes: VideoCodec::H264,
         place: "graphics processor (NVENC)",
         properties: &[
             ("rc-mode", "cbr"),
@@ -95,6 +102,7 @@ pub(crate) const CODECS: [Codec; 5] = [
     Codec {
         name: "v4l2",
         element: "v4l2h264enc",
+        makes: VideoCodec::H264,
         place: "video hardware (V4L2 M2M)",
         properties: &[],
         rate: RateControl::V4l2,
@@ -102,6 +110,7 @@ pub(crate) const CODECS: [Codec; 5] = [
     Codec {
         name: "x264",
         element: "x264enc",
+        makes: VideoCodec::H264,
         place: "processor",
         // FACTS of the project: superfast with two sliced threads is the best picture for its delay.
         properties: &[
@@ -119,6 +128,7 @@ pub(crate) const CODECS: [Codec; 5] = [
     Codec {
         name: "openh264",
         element: "openh264enc",
+        makes: VideoCodec::H264,
         place: "processor",
         properties: &[
             ("usage-type", "camera"),
@@ -130,11 +140,50 @@ pub(crate) const CODECS: [Codec; 5] = [
         ],
         rate: RateControl::OpenH264,
     },
+    Codec {
+        name: "vpx",
+        element: "vp8enc",
+        makes: VideoCodec::Vp8,
+        place: "processor",
+        // docs/decisions/0019: a positive cpu-used follows the wall clock, and a second thread waits for the
+        // first one by spinning; both fall behind on a busy machine.
+        properties: &[
+            ("deadline", "1"),
+            ("cpu-used", "-12"),
+            ("threads", "1"),
+            ("end-usage", "cbr"),
+            ("lag-in-frames", "0"),
+            ("keyframe-mode", "disabled"),
+            // What bounds a scene cut after a still picture, for which CBR has no second try.
+            ("min-quantizer", "16"),
+            ("max-quantizer", "63"),
+            ("max-intra-bitrate", "300"),
+            ("undershoot", "100"),
+            ("overshoot", "15"),
+            ("static-threshold", "1"),
+            // Where even the coarsest picture is too large, one is left out: here, not on the way.
+            ("dropframe-threshold", "30"),
+        ],
+        rate: RateControl::Vpx,
+    },
 ];
 
-/// The encoder of this name.
-pub(crate) fn named(name: &str) -> Option<Codec> {
-    CODECS.into_iter().find(|codec| codec.name == name)
+/// The encoder of this name, if it makes this.
+pub(crate) fn check_choice(codec: VideoCodec, name: &str) -> Result<Codec, EncoderError> {
+    let known = || {
+        let fitting = CODECS.iter().filter(|other| other.makes == codec);
+        fitting.map(|other| other.name).collect::<Vec<_>>().join(", ")
+    };
+    match CODECS.into_iter().find(|other| other.name == name) {
+        Some(found) if found.makes == codec => Ok(found),
+        Some(found) => Err(EncoderError::EncoderOfOtherCodec {
+            encoder: name.to_owned(),
+            makes: found.makes.name(),
+            codec: codec.name(),
+            known: known(),
+        }),
+        None => Err(EncoderError::UnknownEncoder { name: name.to_owned(), known: known() }),
+    }
 }
 
 impl Codec {
@@ -147,13 +196,19 @@ impl Codec {
                 element.set_property_from_str(property, value);
             }
         }
-        for property in ["key-int-max", "gop-size"] {
+        for property in ["key-int-max", "gop-size", "keyframe-max-dist"] {
             if element.has_property(property) {
                 element.set_property_from_str(property, &KEYFRAME_DISTANCE.to_string());
             }
         }
         self.set_bitrate(&element, shape, bitrate, Buffer::Usual);
         Ok(element)
+    }
+
+    /// Whether it has to believe that pictures come evenly. libvpx gives a picture that comes 400 ms after the last
+    /// one the bits of 400 ms; encoding them takes so long that the next one is late again, and so on.
+    pub(super) fn needs_even_times(&self) -> bool {
+        matches!(self.rate, RateControl::Vpx)
     }
 
     /// Sets the bit rate (bits per second), and how much may come at once. Takes effect while it runs,
@@ -181,6 +236,12 @@ impl Codec {
             RateControl::Kilobits { buffer: property } => {
                 set(property, kilobits * u64::from(buffer) / 1000);
                 set("bitrate", kilobits);
+            }
+            RateControl::Vpx => {
+                set("buffer-size", buffer.into());
+                set("buffer-optimal-size", (buffer * 2 / 3).into());
+                set("buffer-initial-size", (buffer / 2).into());
+                set("target-bitrate", bits);
             }
             RateControl::V4l2 => {
                 let controls = format!(
@@ -216,9 +277,16 @@ mod tests {
                 codec.set_bitrate(&element, shape, 300_000, Buffer::Tight);
                 made += 1;
             }
-            assert!(named(codec.name).is_some());
+            assert!(check_choice(codec.makes, codec.name).is_ok());
         }
-        assert!(made >= 2, "x264 and openh264 are installed here");
-        assert!(named("h264").is_none());
+        assert!(made >= 3, "x264, openh264 and vpx are installed here");
+    }
+
+    #[test]
+    fn codec_and_encoder_have_to_fit() {
+        let error = |codec, name| check_choice(codec, name).expect_err("does not fit").to_string();
+        let other = error(VideoCodec::Vp8, "x264");
+        assert!(other.contains("makes h264, not vp8") && other.ends_with("vpx"), "{other}");
+        assert!(error(VideoCodec::H264, "h264").ends_with("v4l2, x264, openh264"));
     }
 }

@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_fall_of_the_rate_holds_groups_back_but_not_for_long() {
         let mut groups = groups();
-        (0..20).for_each(|n| drop(groups.frame(START + FRAME * n)));
+        beginnings(&mut groups, 20);
         groups.hold();
         groups.request();
         let first = (20..60).find(|n| groups.frame(START + FRAME * *n).begins);

@@ -1,4 +1,4 @@
-//! The encoders: raw pictures and sound in, H.264 and Opus out.
+//! The encoders: raw pictures and sound in, H.264 or VP8 and Opus out.
 //!
 //! ```text
 //! picture -> groups: which group, keyframe? -+-> rendition 0 (main)  -> chain -> output
@@ -28,12 +28,14 @@ use policy::{Plan, Policy, VideoPlan};
 use rendition::Rendition;
 use sound::Sound;
 
-pub(crate) use codec::Shape;
+pub(crate) use codec::{Shape, check_choice};
+pub use format::VideoCodec;
 pub(crate) use packets::Packets;
 pub use probe::{VideoEncoder, video_encoders};
 
 mod chain;
 mod codec;
+mod format;
 mod groups;
 mod ladder;
 mod packets;
@@ -151,7 +153,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Encoders {
     /// Starts all encoders. They wait for the first raw frames.
     pub(crate) fn start(settings: &Settings, shared: &Arc<Shared>) -> Result<Encoders, EncoderError> {
-        let codecs = probe::choose(settings.encoder.as_deref())?;
+        let codecs = probe::choose(settings.codec, settings.encoder.as_deref())?;
         let video = &settings.video;
         let input = video.shape();
         let frame = Duration::from_secs(1) / video.fps.max(1);

@@ -6,9 +6,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use media::h264;
 
-use super::codec::{CODECS, Codec, Shape, named};
+use super::codec::{CODECS, Codec, Shape, check_choice};
+use super::format::VideoCodec;
 use super::{app_sink, raw_video_caps};
 use crate::EncoderError;
 use crate::elements::{caps_filter, chain, describe, make};
@@ -28,6 +28,8 @@ const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 pub struct VideoEncoder {
     /// As `--encoder` takes it.
     pub name: &'static str,
+    /// What it makes.
+    pub makes: VideoCodec,
     /// Where it runs, in words.
     pub place: &'static str,
     /// `Err`: why it cannot be used.
@@ -43,6 +45,7 @@ pub fn video_encoders() -> Result<Vec<VideoEncoder>, EncoderError> {
     gst::init().map_err(|error| EncoderError::NoGStreamer { message: error.to_string() })?;
     let look = |codec: Codec| VideoEncoder {
         name: codec.name,
+        makes: codec.makes,
         place: codec.place,
         works: probe(codec).map_err(|error| error.to_string()),
     };
@@ -50,18 +53,16 @@ pub fn video_encoders() -> Result<Vec<VideoEncoder>, EncoderError> {
 }
 
 /// The encoders to use, in this order. Those after the first are tried when it fails. `wanted`: only this one.
-pub(crate) fn choose(wanted: Option<&str>) -> Result<Vec<Codec>, EncoderError> {
+pub(crate) fn choose(makes: VideoCodec, wanted: Option<&str>) -> Result<Vec<Codec>, EncoderError> {
     if let Some(name) = wanted {
-        let codec = named(name).ok_or_else(|| EncoderError::UnknownEncoder {
-            name: name.to_owned(),
-            known: CODECS.map(|codec| codec.name).join(", "),
-        })?;
+        let codec = check_choice(makes, name)?;
         return probe(codec).map(|()| vec![codec]);
     }
     let mut useful = None;
-    for (at, codec) in CODECS.into_iter().enumerate() {
-        match probe(codec) {
-            Ok(()) => return Ok(CODECS[at..].to_vec()),
+    let fitting: Vec<Codec> = CODECS.into_iter().filter(|codec| codec.makes == makes).collect();
+    for (at, codec) in fitting.iter().enumerate() {
+        match probe(*codec) {
+            Ok(()) => return Ok(fitting[at..].to_vec()),
             Err(error) => {
                 tracing::debug!(codec = codec.name, %error, "not usable");
                 // The most useful one to tell is that of the encoder that anybody can install.
@@ -89,20 +90,18 @@ fn encode(codec: Codec) -> Result<(), EncoderError> {
     let encoder = codec.make(SHAPE, BITRATE)?;
     let source = make("videotestsrc", &[("pattern", "ball")])?;
     let sink = app_sink();
-    let units = gst::Caps::builder("video/x-h264")
-        .field("stream-format", "byte-stream")
-        .field("alignment", "au")
-        .build();
     let pipeline = gst::Pipeline::new();
-    let (raw, units) = (caps_filter(&raw_video_caps(SHAPE))?, caps_filter(&units)?);
-    let parser = make("h264parse", &[("config-interval", "-1")])?;
-    chain(&pipeline, &[&source, &raw, &encoder, &parser, &units, sink.upcast_ref()])?;
-    let result = run(&pipeline, &sink);
+    let raw = caps_filter(&raw_video_caps(SHAPE))?;
+    let mut elements = vec![source, raw, encoder];
+    elements.extend(codec.makes.framing()?);
+    elements.push(sink.clone().upcast());
+    chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
+    let result = run(&pipeline, &sink, codec.makes);
     let _ = pipeline.set_state(gst::State::Null);
     result.map_err(|message| EncoderError::EncoderUnusable { name: codec.name.into(), message })
 }
 
-fn run(pipeline: &gst::Pipeline, sink: &gstreamer_app::AppSink) -> Result<(), String> {
+fn run(pipeline: &gst::Pipeline, sink: &gstreamer_app::AppSink, makes: VideoCodec) -> Result<(), String> {
     let bus = pipeline.bus().ok_or("it has no bus")?;
     let failure = || match bus.pop_filtered(&[gst::MessageType::Error]).as_ref().map(|message| message.view())
     {
@@ -131,9 +130,9 @@ fn run(pipeline: &gst::Pipeline, sink: &gstreamer_app::AppSink) -> Result<(), St
     }
     let first =
         samples.first().and_then(|sample| sample.buffer()?.map_readable().ok().map(|map| map.to_vec()));
-    match first.filter(|first| h264::is_idr(first)).and_then(|first| h264::ParameterSets::of(&first)) {
+    match first.and_then(|first| makes.describe(&first)) {
         Some(_) => Ok(()),
-        None => Err("its first picture is no keyframe with parameter sets".into()),
+        None => Err("its first picture is no keyframe that a decoder can begin with".into()),
     }
 }
 
@@ -147,19 +146,23 @@ mod tests {
         let works =
             |name| found.iter().find(|encoder| encoder.name == name).map(|encoder| encoder.works.clone());
         assert_eq!(works("x264"), Some(Ok(())), "it is installed for the tests");
-        let chosen = choose(None).expect("at least x264");
+        assert_eq!(works("vpx"), Some(Ok(())), "as is the plug-in of VP8");
+        let chosen = choose(VideoCodec::H264, None).expect("at least x264");
         assert_eq!(works(chosen[0].name), Some(Ok(())), "the first one works");
-        assert_eq!(choose(Some("x264")).expect("it works").len(), 1);
+        assert!(chosen.iter().all(|codec| codec.makes == VideoCodec::H264));
+        let vp8 = choose(VideoCodec::Vp8, None).expect("vpx");
+        assert_eq!(vp8.iter().map(|codec| codec.name).collect::<Vec<_>>(), ["vpx"]);
+        assert_eq!(choose(VideoCodec::H264, Some("x264")).expect("it works").len(), 1);
     }
 
     #[test]
     fn what_cannot_be_used_says_why() {
         gst::init().expect("GStreamer");
-        let error = choose(Some("h265")).expect_err("not known");
+        let error = choose(VideoCodec::H264, Some("h265")).expect_err("not known");
         assert!(error.to_string().contains("x264, openh264"), "{error}");
         let missing = Codec { name: "nothing", element: "no-such-element", ..CODECS[0] };
         assert!(matches!(encode(missing), Err(EncoderError::MissingElement { .. })));
-        // It is there, but it encodes no H.264.
+        // It is there, but it encodes nothing.
         let wrong = Codec { name: "wrong", element: "identity", ..CODECS[0] };
         assert!(matches!(
             encode(wrong),

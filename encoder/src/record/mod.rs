@@ -44,7 +44,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use media::cmaf::CmafError;
-use media::{Frame, Track, TrackConfig};
+use media::{Frame, Track};
 
 pub use archive::{Archive, ArchiveError};
 pub use dirs::check_dirs;
@@ -251,14 +251,8 @@ impl Recorder {
 }
 
 fn check_codec(track: &Track) -> Result<(), RecordError> {
-    let (codec, fits) = match &track.config {
-        TrackConfig::Video(config) => (&config.codec, config.codec.starts_with("avc")),
-        TrackConfig::Audio(config) => (&config.codec, config.codec == "opus"),
-    };
-    match fits {
-        true => Ok(()),
-        false => Err(RecordError::Codec(CmafError::UnsupportedCodec(codec.clone()))),
-    }
+    let unsupported = |codec: &str| RecordError::Codec(CmafError::UnsupportedCodec(codec.to_owned()));
+    track.config.check_storable().map_err(unsupported)
 }
 
 #[cfg(test)]

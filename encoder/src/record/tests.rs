@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex};
 
 use bytes::Bytes;
 use media::cmaf::{GroupDigest, Index, Item, Reader};
-use media::{AudioConfig, FrameId, Time, TrackId, VideoConfig};
+use media::{AudioConfig, FrameId, Time, TrackConfig, TrackId, VideoConfig};
 
 use super::disk::Output;
 use super::space::Space;

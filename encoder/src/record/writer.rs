@@ -72,7 +72,7 @@ struct Recording {
     disk: Arc<dyn Disk>,
     broadcast: String,
     tracks: Vec<Track>,
-    /// The latest of each video track.
+    /// The latest of each H.264 track.
     parameter_sets: Vec<(TrackId, ParameterSets)>,
     /// What came before there was a file.
     early: Early,
@@ -91,7 +91,7 @@ struct Recording {
 
 impl Recording {
     fn frame(&mut self, frame: &Frame) {
-        if frame.keyframe && self.is_video(frame.id.track) {
+        if frame.keyframe && self.is_h264(frame.id.track) {
             self.note_parameter_sets(frame);
         }
         if let Some(error) = self.syncer.take_error() {
@@ -144,10 +144,10 @@ impl Recording {
         let Some(zero) = firsts.map(|frame| frame.capture_time).min() else { return };
         self.last_attempt = frames.last().map(|frame| frame.capture_time);
         self.begun.get_or_insert(zero);
-        // A video track that has not shown a keyframe yet gets a new file when it does.
+        // An H.264 track that has not shown a keyframe yet gets a new file when it does.
         let known = |track: &Track| self.parameter_sets.iter().any(|(id, _)| *id == track.id);
         let tracks: Vec<_> =
-            self.tracks.iter().filter(|track| !track.is_video() || known(track)).cloned().collect();
+            self.tracks.iter().filter(|track| !track.config.is_h264() || known(track)).cloned().collect();
         let sets = self.parameter_sets.clone();
         let (writer, head) = match cmaf::Writer::new(&self.broadcast, &tracks, sets, zero) {
             Ok(begun) => begun,
@@ -354,6 +354,10 @@ impl Recording {
         for part in [&mut self.leaving, &mut self.part].into_iter().flatten() {
             part.missing(track);
         }
+    }
+
+    fn is_h264(&self, id: TrackId) -> bool {
+        self.tracks.iter().any(|track| track.id == id && track.config.is_h264())
     }
 
     fn is_video(&self, id: TrackId) -> bool {

@@ -148,10 +148,19 @@ pub struct Luma {
 
 /// Decodes a run of frames that starts with an IDR.
 pub fn decode(frames: &[Frame], width: usize) -> Vec<Luma> {
-    let pipeline = gst::parse::launch(
-        "appsrc name=in format=time caps=video/x-h264,stream-format=byte-stream,alignment=au \
-         ! h264parse ! avdec_h264 ! videoconvert ! video/x-raw,format=I420 ! appsink name=out sync=false",
-    );
+    decode_with("video/x-h264,stream-format=byte-stream,alignment=au ! h264parse ! avdec_h264", frames, width)
+}
+
+/// The same for VP8.
+pub fn decode_vp8(frames: &[Frame], width: usize) -> Vec<Luma> {
+    decode_with("video/x-vp8 ! vp8dec", frames, width)
+}
+
+fn decode_with(caps_and_decoder: &str, frames: &[Frame], width: usize) -> Vec<Luma> {
+    let pipeline = gst::parse::launch(&format!(
+        "appsrc name=in format=time caps={caps_and_decoder} ! videoconvert ! video/x-raw,format=I420 \
+         ! appsink name=out sync=false",
+    ));
     let pipeline = pipeline.expect("a decoder").downcast::<gst::Pipeline>().expect("a pipeline");
     let source = pipeline.by_name("in").and_downcast::<gst_app::AppSrc>().expect("appsrc");
     let sink = pipeline.by_name("out").and_downcast::<gst_app::AppSink>().expect("appsink");

@@ -8,6 +8,7 @@ use super::table::Table;
 use super::{CmafError, START_UUID, TIMESCALE};
 use crate::h264::{NalType, ParameterSets, length_prefixed_nals, put_annex_b};
 use crate::opus::OpusHead;
+use crate::vp8;
 use crate::{AudioConfig, Frame, Time, Track, TrackConfig, TrackId, VideoConfig};
 
 /// From 1904, MP4's epoch, to 1970.
@@ -37,7 +38,7 @@ pub struct Start {
     pub tracks: Vec<Track>,
     /// Capture time of the first frame, from which the file's own timestamps count.
     pub zero: Time,
-    /// What goes before each keyframe of a video track.
+    /// What goes before each keyframe of an H.264 track.
     pub parameter_sets: Vec<(TrackId, ParameterSets)>,
 }
 
@@ -53,16 +54,16 @@ pub fn mp4_track(id: TrackId) -> u32 {
 }
 
 impl Start {
-    /// The parameter sets of a video track.
+    /// The parameter sets of an H.264 track.
     pub fn parameter_sets(&self, track: TrackId) -> Option<&ParameterSets> {
         self.parameter_sets.iter().find(|(id, _)| *id == track).map(|(_, sets)| sets)
     }
 
-    /// The frame as the encoder made it: video as Annex B with its parameter sets before each keyframe
+    /// The frame as the encoder made it: H.264 as Annex B with its parameter sets before each keyframe
     /// (start codes are 4 bytes long whatever they were). `None` if the payload is broken.
     pub fn restore(&self, fragment: &super::Fragment) -> Option<Frame> {
         let track = self.tracks.iter().find(|track| track.id == fragment.id.track)?;
-        let data = if track.is_video() {
+        let data = if track.config.is_h264() {
             let sets = self.parameter_sets(track.id).filter(|_| fragment.keyframe);
             annex_b(&fragment.payload, sets)?.into()
         } else {
@@ -144,7 +145,7 @@ impl Start {
             }
         }
         let known = |track: &Track| parameter_sets.iter().any(|(id, _)| *id == track.id);
-        let complete = tracks.iter().all(|track: &Track| !track.is_video() || known(track));
+        let complete = tracks.iter().all(|track: &Track| !track.config.is_h264() || known(track));
         complete.then_some(Self { broadcast, tracks, zero, parameter_sets })
     }
 
@@ -245,22 +246,26 @@ impl Start {
     }
 
     fn sample_entry(&self, track: &Track) -> Result<Vec<u8>, CmafError> {
+        let unsupported = |codec: &str| CmafError::UnsupportedCodec(codec.to_owned());
+        track.config.check_storable().map_err(unsupported)?;
         match &track.config {
-            TrackConfig::Video(config) if config.codec.starts_with("avc") => {
+            TrackConfig::Video(config) if track.config.is_h264() => {
                 let sets = self.parameter_sets(track.id).ok_or(CmafError::NoParameterSets(track.id))?;
-                Ok(avc1(config, &sets.avcc()?))
+                let avcc = sets.avcc()?;
+                Ok(visual(b"avc1", config, |out| put_box(out, b"avcC", |out| out.put_slice(&avcc))))
             }
-            TrackConfig::Audio(config) if config.codec == "opus" => Ok(opus(config)),
-            TrackConfig::Video(VideoConfig { codec, .. }) | TrackConfig::Audio(AudioConfig { codec, .. }) => {
-                Err(CmafError::UnsupportedCodec(codec.clone()))
-            }
+            TrackConfig::Video(config) => Ok(visual(b"vp08", config, |out| {
+                put_full_box(out, b"vpcC", 1, 0, |out| out.put_slice(&vp8::vpcc()));
+            })),
+            TrackConfig::Audio(config) => Ok(opus(config)),
         }
     }
 }
 
-fn avc1(config: &VideoConfig, avcc: &[u8]) -> Vec<u8> {
+/// A sample entry for pictures, with what its codec has in it.
+fn visual(kind: &[u8; 4], config: &VideoConfig, put_setup: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::new();
-    put_box(&mut out, b"avc1", |out| {
+    put_box(&mut out, kind, |out| {
         out.put_slice(&[0; 6]);
         out.put_u16(1); // data reference
         out.put_slice(&[0; 16]);
@@ -273,7 +278,7 @@ fn avc1(config: &VideoConfig, avcc: &[u8]) -> Vec<u8> {
         out.put_slice(&[0; 32]); // no compressor name
         out.put_u16(24); // bits per pixel
         out.put_i16(-1);
-        put_box(out, b"avcC", |out| out.put_slice(avcc));
+        put_setup(out);
     });
     out
 }

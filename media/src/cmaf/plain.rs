@@ -33,7 +33,7 @@ struct Lane {
 }
 
 impl Plain {
-    /// Starts a file whose time zero is `zero`: no frame was captured earlier. Each video track needs its parameter
+    /// Starts a file whose time zero is `zero`: no frame was captured earlier. Each H.264 track needs its parameter
     /// sets.
     pub fn new(
         broadcast: &str,
@@ -48,7 +48,11 @@ impl Plain {
         put_box(&mut head, b"ftyp", |out| {
             out.put_slice(b"isom");
             out.put_u32(0x200);
-            out.put_slice(b"isomiso6avc1mp41");
+            out.put_slice(b"isomiso6");
+            if tracks.iter().any(|track| track.config.is_h264()) {
+                out.put_slice(b"avc1");
+            }
+            out.put_slice(b"mp41");
         });
         let media_header = head.len() as u64;
         head.extend(media_size(MDAT_HEADER as u64));

@@ -37,6 +37,7 @@ pub struct Writer {
 #[derive(Debug)]
 struct TrackState {
     id: TrackId,
+    h264: bool,
     /// `None`: each packet says how long it is.
     frame_duration: Option<Duration>,
     group: Option<u64>,
@@ -67,7 +68,7 @@ pub struct Ending {
 
 impl Writer {
     /// Starts a file whose time zero is `zero`, the capture time of its first frame. Returns the init
-    /// segment. Each video track needs the parameter sets of its first keyframe.
+    /// segment. Each H.264 track needs the parameter sets of its first keyframe.
     pub fn new(
         broadcast: &str,
         tracks: &[Track],
@@ -78,6 +79,7 @@ impl Writer {
         let (init, places) = start.write()?;
         let state = |track: &Track| TrackState {
             id: track.id,
+            h264: track.config.is_h264(),
             frame_duration: match &track.config {
                 TrackConfig::Video(config) => {
                     Some(Duration::from_secs(1).checked_div(config.framerate).unwrap_or(FALLBACK_DURATION))
@@ -120,11 +122,11 @@ impl Writer {
     pub fn fragment(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Range<u64>, CmafError> {
         let track = frame.id.track;
         let (number, decode_time) = self.place(track, frame.capture_time)?;
-        let frame_duration = self.tracks[number].frame_duration;
+        let TrackState { h264, frame_duration, .. } = self.tracks[number];
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        let result = if frame_duration.is_some() {
-            self.video_payload(frame, &mut payload)
+        let result = if h264 {
+            self.h264_payload(frame, &mut payload)
         } else {
             payload.extend_from_slice(&frame.data);
             Ok(())
@@ -163,7 +165,7 @@ impl Writer {
     }
 
     /// The picture without its parameter sets, if they are those of this file.
-    fn video_payload(&self, frame: &Frame, payload: &mut Vec<u8>) -> Result<(), CmafError> {
+    fn h264_payload(&self, frame: &Frame, payload: &mut Vec<u8>) -> Result<(), CmafError> {
         let track = frame.id.track;
         let known = self.start.parameter_sets(track).ok_or(CmafError::NoParameterSets(track))?;
         let mut changed = false;
@@ -241,6 +243,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::samples::{AUDIO, SETS, VIDEO, ZERO, picture, show, sound, tracks};
+    use super::super::{GroupDigest, Item, Reader};
     use super::*;
 
     fn writer() -> (Writer, Vec<u8>) {
@@ -298,6 +301,48 @@ mod tests {
         }
         let none = Writer::new("x", &flac, Vec::new(), ZERO).unwrap_err();
         assert_eq!(none, CmafError::UnsupportedCodec("flac".into()));
+    }
+
+    /// VP8 needs nothing in front of its keyframes, and its pictures may change their size.
+    #[test]
+    fn vp8_is_stored_as_it_is() {
+        let mut tracks = tracks();
+        let TrackConfig::Video(config) = &mut tracks[0].config else { panic!("pictures come first") };
+        config.codec = "vp8".into();
+        let (mut writer, mut file) = Writer::new("x", &tracks, Vec::new(), ZERO).unwrap();
+        assert!(file.windows(8).any(|eight| eight[..4] == *b"vpcC" && eight[4..] == [1, 0, 0, 0]));
+        let entry = file.windows(4).position(|kind| kind == b"vp08").unwrap();
+        assert_eq!(file[entry + 28..][..4], [5, 0, 2, 208], "1280x720");
+        let key = |width: u8| vec![0x50, 0x3d, 1, 0x9d, 1, 0x2a, 0, width, 0xd0, 2, 7];
+        let frames: Vec<Frame> = (0..10)
+            .map(|n| {
+                // A start code of H.264 means nothing here.
+                let data =
+                    if n % 5 == 0 { key(5 - n as u8 / 5) } else { vec![0x51, 0, 0, 0, 1, 0x67, n as u8] };
+                Frame { data: data.into(), ..picture(n) }
+            })
+            .collect();
+        let mut digests = [GroupDigest::new(), GroupDigest::new()];
+        for frame in &frames {
+            writer.fragment(frame, &mut file).unwrap();
+            digests[(frame.id.group - 100) as usize].frame(&tracks[0].config, frame);
+        }
+        let (mut reader, mut found, mut start) = (Reader::new(), Vec::new(), None);
+        let mut read = [GroupDigest::new(), GroupDigest::new()];
+        reader.push(&file);
+        while let Some(item) = reader.poll() {
+            match item {
+                Item::Start(begun) => start = Some(begun),
+                Item::Fragment(fragment) => {
+                    read[(fragment.id.group - 100) as usize].fragment(&fragment);
+                    found.extend(start.as_ref().and_then(|start| start.restore(&fragment)));
+                }
+            }
+        }
+        assert_eq!(found, frames);
+        assert_eq!(read.map(|digest| digest.finish()), digests.map(|digest| digest.finish()));
+        let moov = writer.finish().unwrap().moov;
+        assert!(moov.windows(4).any(|kind| kind == b"vp08"));
     }
 
     /// 2.5 Mb/s at 30 frames a second and 50 packets a second of 96 kb/s.

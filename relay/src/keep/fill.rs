@@ -47,12 +47,12 @@ impl Fill {
         frames: &[Frame],
         zero: impl FnOnce() -> Option<Time>,
     ) -> Result<(), PartError> {
-        if self.tracks.iter().any(|track| track.id == entry.id.track && track.is_video()) {
+        if self.tracks.iter().any(|track| track.id == entry.id.track && track.config.is_h264()) {
             frames.iter().for_each(|frame| note(&mut self.sets, frame));
         }
         if self.part.is_none() {
             // Tracks of which no picture has come yet make another file when they do.
-            let known = |track: &&Track| !track.is_video() || self.sets.contains_key(&track.id);
+            let known = |track: &&Track| !track.config.is_h264() || self.sets.contains_key(&track.id);
             let tracks = self.tracks.iter().filter(known).cloned().collect();
             let sets = self.sets.iter().map(|(id, sets)| (*id, sets.clone())).collect();
             let zero = zero().map_or(entry.first_capture, |zero| zero.min(entry.first_capture));

@@ -15,7 +15,7 @@ use crate::backfill::GroupId;
 /// are forgotten, and may come once more.
 const MAX_ENDED: usize = 4096;
 
-/// The parameter sets of each video track, as they last came.
+/// The parameter sets of each H.264 track, as they last came.
 pub(super) type Sets = BTreeMap<TrackId, ParameterSets>;
 
 /// Takes note of the parameter sets in a keyframe.
@@ -76,8 +76,9 @@ impl Live {
 
     /// Writes a frame, unless it cannot be decoded. Returns a group that has ended whole.
     pub fn frame(&mut self, dir: &Path, frame: &Frame) -> io::Result<Option<GroupEntry>> {
-        let video = self.tracks.iter().any(|track| track.id == frame.id.track && track.is_video());
-        if video {
+        let track = self.tracks.iter().find(|track| track.id == frame.id.track);
+        let video = track.is_some_and(Track::is_video);
+        if track.is_some_and(|track| track.config.is_h264()) {
             note(&mut self.sets, frame);
         }
         if !self.decodes(frame, video) || !self.begun(dir, frame, video)? {
@@ -123,7 +124,8 @@ impl Live {
             return Ok(true);
         }
         let pictures = self.tracks.iter().filter(|track| track.is_video());
-        let complete = pictures.clone().all(|track| self.sets.contains_key(&track.id));
+        let known = |track: &Track| !track.config.is_h264() || self.sets.contains_key(&track.id);
+        let complete = pictures.clone().all(known);
         let first = complete && (pictures.count() == 0 || (video && frame.keyframe));
         if !first {
             self.running.remove(&frame.id.track);

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use media::{Frame, Track, TrackConfig};
+use media::{Frame, Track};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -67,7 +67,7 @@ pub enum KeepError {
         source: io::Error,
     },
     /// The file format has no place for it.
-    #[error("a show with codec {0} cannot be kept: use H.264 and Opus")]
+    #[error("a show with codec {0} cannot be kept: use H.264 or VP8, and Opus")]
     Codec(String),
     /// The system gives no thread.
     #[error("cannot start the thread that keeps the show: {0}")]
@@ -178,14 +178,8 @@ impl Keep {
         backfill: bool,
     ) -> Result<Keeper, KeepError> {
         for track in &tracks {
-            match &track.config {
-                TrackConfig::Video(config) if config.codec.starts_with("avc") => {}
-                TrackConfig::Audio(config) if config.codec == "opus" => {}
-                TrackConfig::Video(media::VideoConfig { codec, .. })
-                | TrackConfig::Audio(media::AudioConfig { codec, .. }) => {
-                    return Err(KeepError::Codec(codec.chars().take(32).collect()));
-                }
-            }
+            let unsupported = |codec: &str| KeepError::Codec(codec.chars().take(32).collect());
+            track.config.check_storable().map_err(unsupported)?;
         }
         let show =
             Show { dir: self.dir.clone(), broadcast: broadcast.to_owned(), tracks, deadline, backfill };

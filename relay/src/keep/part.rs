@@ -33,7 +33,7 @@ pub(super) struct Head<'a> {
     /// Is added to the file's name.
     pub suffix: &'a str,
     pub tracks: Vec<Track>,
-    /// Of its video tracks, all of them.
+    /// Of its H.264 tracks, all of them.
     pub sets: Vec<(TrackId, ParameterSets)>,
     /// No frame of it was captured before.
     pub zero: Time,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use media::cmaf::{GroupDigest, Index, Item, Reader};
-use media::{AudioConfig, FrameId, Time, TrackId, VideoConfig};
+use media::{AudioConfig, FrameId, Time, TrackConfig, TrackId, VideoConfig};
 
 use super::fill::Fill;
 use super::live::Live;
@@ -240,14 +240,48 @@ fn a_directory_is_tried_out_before_the_first_show() {
         let error = Keep::open(&bad, clock).map(drop).unwrap_err().to_string();
         assert!(error.contains(bad.to_str().unwrap()), "{error}");
     }
-    let vp8 = TrackConfig::Video(VideoConfig {
-        codec: "vp8".into(),
+    let vp9 = TrackConfig::Video(VideoConfig {
+        codec: "vp09.00.10.08".into(),
         width: 1,
         height: 1,
         framerate: 1,
         bitrate: 1,
     });
-    let track = Track { id: VIDEO, name: "video".into(), config: vp8 };
+    let track = Track { id: VIDEO, name: "video".into(), config: vp9 };
     let keep = Keep::open(&dir.0, clock).unwrap();
     assert!(matches!(keep.begin("x", vec![track], None, true), Err(KeepError::Codec(_))));
+}
+
+/// VP8 has no parameter sets to wait for.
+#[test]
+fn vp8_is_kept_live_and_by_backfill() {
+    let dir = Dir::new("vp8");
+    let mut tracks = tracks();
+    let TrackConfig::Video(config) = &mut tracks[0].config else { panic!("pictures come first") };
+    config.codec = "vp8".into();
+    let picture = |n: u32| {
+        let data = if n.is_multiple_of(5) {
+            vec![0x50, 0, 0, 0x9d, 1, 0x2a, 0, 5, 0xd0, 2]
+        } else {
+            vec![0x51, n as u8]
+        };
+        Frame { data: data.into(), ..picture(n) }
+    };
+    let mut live = Live::new("x", &tracks);
+    let ended: Vec<_> =
+        (3..15).filter_map(|n| live.frame(&dir.0, &picture(n)).unwrap()).map(|entry| entry.group).collect();
+    assert_eq!(ended, [101], "the first group came without its beginning, the last goes on");
+    live.take_part().unwrap().finish().unwrap();
+
+    let frames: Vec<Frame> = (0..5).map(picture).collect();
+    let mut digest = GroupDigest::new();
+    frames.iter().for_each(|frame| digest.frame(&tracks[0].config, frame));
+    let id = GroupId { track: VIDEO, group: 100 };
+    let entry = Entry { id, frames: 5, first_capture: START, digest: digest.finish() };
+    let mut fill = Fill::new("x", &tracks);
+    fill.group(&dir.0, &entry, &frames, || None).unwrap();
+    fill.take_part().unwrap().finish().unwrap();
+    let media: Vec<_> = dir.names().into_iter().filter(|name| name.ends_with(".mp4")).collect();
+    let found: Vec<usize> = media.iter().map(|name| read(&dir.0.join(name)).len()).collect();
+    assert_eq!(found.iter().sum::<usize>(), 10 + 5, "{media:?}");
 }

@@ -170,9 +170,15 @@ pub async fn uplinks(edge: &Edge) -> Vec<Emulator> {
 
 /// A real `roadie live`, on the test picture.
 pub fn live(edge: &Edge, uplinks: &[Emulator], name: &str, dirs: &[PathBuf]) -> Child {
+    live_with(&[], edge, uplinks, name, dirs)
+}
+
+/// The same with more flags.
+pub fn live_with(flags: &[&str], edge: &Edge, uplinks: &[Emulator], name: &str, dirs: &[PathBuf]) -> Child {
     let mut command = Command::new(roadie());
     command.args(["live", "--input", "test", "--edge-fingerprint", &edge.fingerprint]);
     command.args(["--edge", &format!("https://localhost:{}/{name}", edge.quic_port)]);
+    command.args(flags);
     for (n, uplink) in uplinks.iter().enumerate() {
         command.args(["--uplink", &format!("link{n}:via={}", uplink.addr())]);
     }

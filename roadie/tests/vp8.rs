@@ -1,0 +1,77 @@
+//! A show in VP8, end to end: the real programs, a real headless Chromium, and the recording afterwards.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::{Dir, Edge, alone, ffprobe, live_with, recording, roadie, until, uplinks};
+use media::TrackId;
+use roadie::report::PagePassage;
+use roadie::viewer::Viewer;
+use tokio::process::Command;
+
+/// Pictures painted with their marks before the test believes it.
+const ENOUGH: usize = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_show_in_vp8_is_seen_recorded_verified_and_exported() {
+    let _stage = alone().await;
+    let dir = Dir::new("vp8");
+    let edge = Edge::start(&dir, 0, 0).await;
+    let uplinks = uplinks(&edge).await;
+    let copy = dir.join("copy");
+    let viewer = Viewer::start().await.unwrap();
+    let mut show = live_with(&["--codec", "vp8"], &edge, &uplinks, "vp8", std::slice::from_ref(&copy));
+    edge.wait_live("vp8").await;
+    viewer.open(&format!("{}?probe=1", edge.page("vp8"))).await.unwrap();
+
+    let mut painted: Vec<PagePassage> = Vec::new();
+    until("pictures", async || {
+        let new = viewer.run("return (window.roadie && await roadie.takeTrace()) || []").await.unwrap();
+        let new = serde_json::from_value::<Vec<PagePassage>>(new).unwrap();
+        painted.extend(new.into_iter().filter(|frame| frame.painted_us.is_some()));
+        painted.len() > ENOUGH
+    })
+    .await;
+    viewer.close().await;
+    let marks: Vec<_> = painted
+        .iter()
+        .map(|frame| {
+            let mark = frame.mark.unwrap_or_else(|| panic!("no mark in the picture of {frame:?}"));
+            let capture_ms = (frame.capture_us / 1e3).floor() % (1u64 << 40) as f64;
+            assert!((mark.time_ms - capture_ms).abs() <= 1.0, "{mark:?} in {frame:?}");
+            mark.counter
+        })
+        .collect();
+    assert!(marks.windows(2).all(|pair| (1..1000).contains(&pair[1].wrapping_sub(pair[0]))), "{marks:?}");
+
+    // The end of a show as the creator brings it about.
+    let pid = show.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    assert!(show.wait().await.unwrap().success());
+    let file = recording(&copy);
+    let (pictures, sounds, _) = ffprobe(&file).await;
+    assert!(pictures > ENOUGH && sounds > ENOUGH, "{pictures} pictures, {sounds} packets of sound");
+    let recorded = common::fragments(&file);
+    assert_eq!(recorded.iter().filter(|fragment| fragment.id.track == TrackId(0)).count(), pictures);
+
+    let export = dir.join("export.mp4");
+    for arguments in
+        [vec!["verify".into(), copy.clone()], vec!["export".into(), copy, "--output".into(), export.clone()]]
+    {
+        let mut command = Command::new(roadie());
+        let run = command.arg("recordings").args(&arguments).stdin(Stdio::null()).output();
+        let output = run.await.unwrap();
+        let words = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {words}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let decoded = Command::new("ffprobe")
+        .args(["-v", "error", "-count_frames", "-select_streams", "v", "-show_entries"])
+        .args(["stream=codec_name,nb_read_frames", "-of", "csv=p=0"])
+        .arg(&export)
+        .output()
+        .await
+        .unwrap();
+    assert!(decoded.stderr.is_empty(), "{decoded:?}");
+    assert_eq!(String::from_utf8_lossy(&decoded.stdout).trim(), format!("vp8,{pictures}"));
+}

@@ -85,10 +85,11 @@ fn package(element: &str) -> &'static str {
         "capsfilter" | "clocksync" | "filesrc" | "queue" => "libgstreamer1.0-0",
         "x264enc" => "gstreamer1.0-plugins-ugly",
         "h264parse" => "gstreamer1.0-plugins-bad",
-        "v4l2src" | "jpegdec" | "ximagesrc" | "rtspsrc" | "udpsrc" | "flvdemux" => {
-            "gstreamer1.0-plugins-good"
+        "v4l2src" | "jpegdec" | "ximagesrc" | "rtspsrc" | "udpsrc" | "flvdemux" | "vp8enc"
+        | "v4l2h264enc" => "gstreamer1.0-plugins-good",
+        "srtsrc" | "rtmp2src" | "tsdemux" | "openh264enc" | "vah264enc" | "nvh264enc" => {
+            "gstreamer1.0-plugins-bad"
         }
-        "srtsrc" | "rtmp2src" | "tsdemux" => "gstreamer1.0-plugins-bad",
         "pulsesrc" => "gstreamer1.0-pulseaudio",
         "alsasrc" => "gstreamer1.0-alsa",
         _ => "gstreamer1.0-plugins-base",

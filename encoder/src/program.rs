@@ -20,7 +20,7 @@ use crate::clock::Epoch;
 use crate::events::Events;
 use crate::levels::{Levels, Meter};
 use crate::pass::Offer;
-use crate::{EncoderError, EncoderEvent, Input, Settings};
+use crate::{EncoderError, EncoderEvent, Input, Settings, VideoCodec};
 
 #[cfg(test)]
 mod days;
@@ -134,7 +134,8 @@ impl Program {
                 sources: (0..sources).map(|_| Meter::default()).collect(),
             }),
             states: Mutex::new(States::new(sources)),
-            transcode: settings.transcode,
+            // H.264 has no place in a track of another codec.
+            transcode: settings.transcode || settings.codec != VideoCodec::H264,
             begun: AtomicBool::new(false),
             alarm: Mutex::default(),
             rung: Condvar::new(),

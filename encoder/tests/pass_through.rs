@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{LIMIT, Running, settings, start};
 use media::h264::{NalType, nals};
 use media::{Frame, Time};
-use roadie_encoder::{EncoderEvent, Input, Settings, VIDEO_TRACK, VideoSettings};
+use roadie_encoder::{EncoderEvent, Input, Settings, VIDEO_TRACK, VideoCodec, VideoSettings};
 
 /// A sender of MPEG-TS that also writes its H.264 into a file. Dropping it kills it.
 struct Sender(Child);
@@ -225,7 +225,10 @@ fn a_stream_that_does_not_fit_is_transcoded_and_told() {
             _ => false,
         });
         all.extend(pictures(&running, 45));
-        assert_eq!(running.encoder.poll_event(), None, "it is told once");
+        // That the source is there may be told after what becomes of it.
+        while let Some(event) = running.encoder.poll_event() {
+            assert_eq!(event, EncoderEvent::SourceBack { input: 0 }, "it is told once");
+        }
         drop(sending);
         running.stop();
         check_timeline(&all);
@@ -236,10 +239,19 @@ fn a_stream_that_does_not_fit_is_transcoded_and_told() {
 
 #[test]
 fn transcoding_can_be_asked_for() {
+    nothing_passes(|settings| settings.transcode = true);
+}
+
+#[test]
+fn a_show_in_another_codec_passes_no_h264_through() {
+    nothing_passes(|settings| settings.codec = VideoCodec::Vp8);
+}
+
+fn nothing_passes(ask: fn(&mut Settings)) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("sent.h264");
     let (mut settings, port) = show();
-    settings.transcode = true;
+    ask(&mut settings);
     let running = start(settings);
     let sending = sender(port, &file, &["-tune", "zerolatency"]);
     let mut all = until_event(&running, |event| matches!(event, EncoderEvent::SourceBack { .. }));

@@ -67,6 +67,9 @@ pub(super) enum RateControl {
     Vpx,
 }
 
+/// Where an encoder runs that needs no hardware.
+const PROCESSOR: &str = "processor";
+
 /// All that are known, in the order in which they are tried: hardware first, because it leaves the
 /// processor to the rest of the show.
 pub(crate) const CODECS: [Codec; 6] = [
@@ -111,7 +114,7 @@ pub(crate) const CODECS: [Codec; 6] = [
         name: "x264",
         element: "x264enc",
         makes: VideoCodec::H264,
-        place: "processor",
+        place: PROCESSOR,
         // FACTS of the project: superfast with two sliced threads is the best picture for its delay.
         properties: &[
             ("tune", "zerolatency"),
@@ -129,7 +132,7 @@ pub(crate) const CODECS: [Codec; 6] = [
         name: "openh264",
         element: "openh264enc",
         makes: VideoCodec::H264,
-        place: "processor",
+        place: PROCESSOR,
         properties: &[
             ("usage-type", "camera"),
             ("complexity", "low"),
@@ -144,7 +147,7 @@ pub(crate) const CODECS: [Codec; 6] = [
         name: "vpx",
         element: "vp8enc",
         makes: VideoCodec::Vp8,
-        place: "processor",
+        place: PROCESSOR,
         // docs/decisions/0019: a positive cpu-used follows the wall clock, and a second thread waits for the
         // first one by spinning; both fall behind on a busy machine.
         properties: &[
@@ -187,6 +190,11 @@ pub(crate) fn check_choice(codec: VideoCodec, name: &str) -> Result<Codec, Encod
 }
 
 impl Codec {
+    /// Whether it needs more than the processor.
+    pub(crate) fn is_hardware(&self) -> bool {
+        self.place != PROCESSOR
+    }
+
     /// Makes the element.
     pub(crate) fn make(&self, shape: Shape, bitrate: u32) -> Result<gst::Element, EncoderError> {
         let element = make(self.element, &[])?;

@@ -47,7 +47,11 @@ pub fn video_encoders() -> Result<Vec<VideoEncoder>, EncoderError> {
         name: codec.name,
         makes: codec.makes,
         place: codec.place,
-        works: probe(codec).map_err(|error| error.to_string()),
+        works: probe(codec).map_err(|error| match error {
+            // The name is beside it.
+            EncoderError::EncoderUnusable { message, .. } => message,
+            error => error.to_string(),
+        }),
     };
     Ok(CODECS.into_iter().map(look).collect())
 }
@@ -87,7 +91,18 @@ pub(crate) fn probe(codec: Codec) -> Result<(), EncoderError> {
 
 /// Encodes a few pictures.
 fn encode(codec: Codec) -> Result<(), EncoderError> {
-    let encoder = codec.make(SHAPE, BITRATE)?;
+    let encoder = codec.make(SHAPE, BITRATE).map_err(|error| match error {
+        // Plug-ins for hardware are installed with others, and have no elements where there is none.
+        EncoderError::MissingElement { package, .. } if codec.is_hardware() => {
+            EncoderError::EncoderUnusable {
+                name: codec.name.into(),
+                message: format!(
+                    "there is no such hardware, or no driver for it (the plug-in is in {package})"
+                ),
+            }
+        }
+        error => error,
+    })?;
     let source = make("videotestsrc", &[("pattern", "ball")])?;
     let sink = app_sink();
     let pipeline = gst::Pipeline::new();
@@ -160,8 +175,11 @@ mod tests {
         gst::init().expect("GStreamer");
         let error = choose(VideoCodec::H264, Some("h265")).expect_err("not known");
         assert!(error.to_string().contains("x264, openh264"), "{error}");
-        let missing = Codec { name: "nothing", element: "no-such-element", ..CODECS[0] };
+        let of = |name| CODECS.into_iter().find(|codec| codec.name == name).expect("known");
+        let missing = Codec { element: "no-such-element", ..of("x264") };
         assert!(matches!(encode(missing), Err(EncoderError::MissingElement { .. })));
+        let error = encode(Codec { element: "no-such-element", ..of("vaapi") }).expect_err("not there");
+        assert!(error.to_string().contains("no such hardware"), "{error}");
         // It is there, but it encodes nothing.
         let wrong = Codec { name: "wrong", element: "identity", ..CODECS[0] };
         assert!(matches!(

@@ -5,5 +5,6 @@ pub mod bond;
 pub mod cpu;
 pub mod latency;
 pub mod live_cpu;
+mod median;
 mod process;
 pub mod record;

@@ -55,16 +55,15 @@ fn ours() -> Result<Vec<i64>, Failure> {
 /// The same of `gst-launch-1.0` with this encoder, sound beside it as in the show.
 fn bare() -> Result<Vec<i64>, Failure> {
     gst::init()?;
-    let pipeline = gst::parse::launch(
+    let [x264, opus] = roadie_encoder::launch_words(&Settings::default());
+    let pipeline = gst::parse::launch(&format!(
         "videotestsrc is-live=true pattern=smpte horizontal-speed=4 \
-         ! video/x-raw,format=I420,width=1280,height=720,framerate=30/1 ! queue \
-         ! x264enc tune=zerolatency speed-preset=superfast threads=2 sliced-threads=true bframes=0 aud=false \
-           byte-stream=true option-string=scenecut=0 key-int-max=30 bitrate=2500 vbv-buf-capacity=150 \
+         ! video/x-raw,format=I420,width=1280,height=720,framerate=30/1 ! queue ! {x264} \
          ! video/x-h264,profile=constrained-baseline ! h264parse config-interval=-1 \
          ! video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=video sync=false async=false \
          audiotestsrc is-live=true wave=ticks samplesperbuffer=480 ! audio/x-raw,rate=48000,channels=2 ! queue \
-         ! opusenc audio-type=generic frame-size=20 bitrate=96000 ! fakesink sync=false async=false",
-    )?
+         ! {opus} ! fakesink sync=false async=false"
+    ))?
     .downcast::<gst::Pipeline>()
     .map_err(|_| "no pipeline")?;
     let sink = pipeline.by_name("video").and_downcast::<gst_app::AppSink>().ok_or("no sink")?;

@@ -43,7 +43,7 @@ mod sink;
 mod stream;
 mod supervise;
 
-pub use crate::encode::{VideoCodec, VideoEncoder, video_encoders};
+pub use crate::encode::{VideoCodec, VideoEncoder, launch_words, video_encoders};
 pub use crate::encoder::{Counters, Encoder, EncoderEvent};
 pub use error::EncoderError;
 pub use input::{Input, InputError, Microphone};

@@ -266,7 +266,7 @@ impl Run {
             Some(path) => {
                 std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?
             }
-            None => println!("{json}"),
+            None => crate::say!("{json}"),
         }
         summary(&report, &mut screen);
         match report.failures.is_empty() {

@@ -1,6 +1,12 @@
 //! The command that a creator types. `live` puts a show on the air; `demo` shows the whole product on
 //! one machine, and measures it.
 
+/// As `println!`, but a reader that has gone (`roadie recordings list | head`) is no panic.
+#[macro_export]
+macro_rules! say {
+    ($($words:tt)*) => { $crate::terminal::say(&format_args!($($words)*)) };
+}
+
 pub mod cut;
 pub mod demo;
 pub mod devices;

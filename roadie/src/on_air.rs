@@ -92,7 +92,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             Out::Json { last } => {
                 if last.is_none_or(|last| now.saturating_since(last) >= JSON_INTERVAL) {
                     *last = Some(now);
-                    println!("{}", json::state(&broadcast, now, elapsed, &status, &rates, &alarms));
+                    terminal::say(&json::state(&broadcast, now, elapsed, &status, &rates, &alarms));
                 }
             }
             Out::Screen(screen) => {
@@ -108,7 +108,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     heal(&ending, |words| out.note(words)).await;
     ending.hang_up().await;
     match out {
-        Out::Json { .. } => println!("{}", json::end(&recordings)),
+        Out::Json { .. } => terminal::say(&json::end(&recordings)),
         Out::Screen(mut screen) => screen.finish(&lines::recorded(&recordings)),
     }
     failure.map_or(Ok(()), Err)
@@ -124,7 +124,7 @@ impl Out {
     fn note(&mut self, words: &str) {
         match self {
             Out::Screen(screen) => screen.note(words),
-            Out::Json { .. } => println!("{}", json::note(words)),
+            Out::Json { .. } => terminal::say(&json::note(words)),
         }
     }
 }

@@ -28,11 +28,13 @@ use policy::{Plan, Policy, VideoPlan};
 use rendition::Rendition;
 use sound::Sound;
 
+pub use bare::launch_words;
 pub(crate) use codec::{Shape, check_choice};
 pub use format::VideoCodec;
 pub(crate) use packets::Packets;
 pub use probe::{VideoEncoder, video_encoders};
 
+mod bare;
 mod chain;
 mod codec;
 mod format;

@@ -20,6 +20,11 @@ use crate::{AUDIO_TRACK, AudioSettings, EncoderError};
 /// silence in its place.
 const RAW_QUEUE: gst::ClockTime = gst::ClockTime::from_seconds(2);
 
+/// In-band FEC (RFC 6716, section 2.1.7) for receivers that have nothing better, and a loss to expect that is
+/// worth it; it is used where Opus takes the sound for speech.
+pub(super) const PROPERTIES: [(&str, &str); 3] =
+    [("audio-type", "generic"), ("inband-fec", "true"), ("packet-loss-percentage", "5")];
+
 /// A running encoder of sound.
 pub(crate) struct Sound {
     pipeline: gst::Pipeline,
@@ -38,12 +43,7 @@ impl Sound {
         source.set_property_from_str("leaky-type", "downstream");
         source.set_property("max-time", RAW_QUEUE);
         source.set_property("max-bytes", 0_u64);
-        // In-band FEC (RFC 6716, section 2.1.7) for receivers that have nothing better, and a loss to expect
-        // that is worth it; it is used where Opus takes the sound for speech.
-        let encoder = make(
-            "opusenc",
-            &[("audio-type", "generic"), ("inband-fec", "true"), ("packet-loss-percentage", "5")],
-        )?;
+        let encoder = make("opusenc", &PROPERTIES)?;
         encoder.set_property_from_str("frame-size", &PACKET_MS.to_string());
         encoder.set_property("bitrate", settings.bitrate as i32);
         let sink = app_sink();

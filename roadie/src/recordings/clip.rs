@@ -68,14 +68,14 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     merge::tell(&made)?;
     let lead = show_from.saturating_since(decode_from);
     if lead > Duration::ZERO {
-        println!(
+        crate::say!(
             "It is shown from {} on; a player that knows no edit lists begins {:.2} s earlier, at the keyframe.",
             times::exact(from),
             lead.as_secs_f64()
         );
     }
     if end > plan.end {
-        println!("The show ends at {}, before --to.", times::exact(plan.end.saturating_since(plan.zero)));
+        crate::say!("The show ends at {}, before --to.", times::exact(plan.end.saturating_since(plan.zero)));
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     let made = play::write(&plan, Kind::Plain, &raw.output, None, "exporting")?;
     merge::tell(&made)?;
     if let Some(missing) = merge::missing(&made) {
-        println!(
+        crate::say!(
             "{missing} missing: the picture stands or has blocks there; `roadie recordings verify` tells where."
         );
     }

@@ -31,19 +31,19 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     if raw.json {
         let shows: Vec<Value> = shows.iter().map(show_json).collect();
         let others: Vec<String> = others.iter().map(ToString::to_string).collect();
-        println!("{}", serde_json::to_string_pretty(&json!({ "shows": shows, "others": others }))?);
+        crate::say!("{}", serde_json::to_string_pretty(&json!({ "shows": shows, "others": others }))?);
         return Ok(());
     }
     if shows.is_empty() {
         let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
-        println!("There are no recordings in {}.", places.join(", "));
+        crate::say!("There are no recordings in {}.", places.join(", "));
     }
     for (number, show) in shows.iter().enumerate() {
         let copies = match show.copies.len() {
             1 => "1 copy".to_owned(),
             count => format!("{count} copies"),
         };
-        println!(
+        crate::say!(
             "{}  {}  {}  {}  {copies}",
             number + 1,
             show.broadcast,
@@ -51,11 +51,11 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
             times::exact(show.length())
         );
         let tracks: Vec<String> = show.tracks().iter().map(track).collect();
-        println!("     {}", tracks.join(", "));
+        crate::say!("     {}", tracks.join(", "));
         for copy in &show.copies {
             let parts = times::count(copy.parts.len() as u64, "part");
             let bytes = copy.parts.iter().map(|part| part.file.bytes()).sum();
-            println!(
+            crate::say!(
                 "   {}  {parts}  {}  {}",
                 copy.place.display(),
                 times::size(bytes),
@@ -64,12 +64,12 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
             for part in &copy.parts {
                 let name = part.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let length = part.contents.end.saturating_since(part.file.start().zero);
-                println!("     {name}  {}  {}", times::exact(length), times::size(part.file.bytes()));
+                crate::say!("     {name}  {}  {}", times::exact(length), times::size(part.file.bytes()));
             }
         }
     }
     for error in &others {
-        println!("   {error}");
+        crate::say!("   {error}");
     }
     Ok(())
 }

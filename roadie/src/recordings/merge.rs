@@ -56,14 +56,14 @@ pub fn tell(made: &Made) -> anyhow::Result<()> {
         bail!("there is no intact frame to make a file of");
     }
     for problem in &made.problems {
-        println!("  {problem}");
+        crate::say!("  {problem}");
     }
     for file in &made.files {
         let bytes = std::fs::metadata(file).map_or(0, |found| found.len());
-        println!("{}  {}", file.display(), times::size(bytes));
+        crate::say!("{}  {}", file.display(), times::size(bytes));
     }
     if made.files.len() > 1 {
-        println!(
+        crate::say!(
             "The picture changed its shape on the way (or there was a pause of 30 min), so there are several files."
         );
     }

@@ -39,14 +39,14 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     drop(progress);
     let problems = needs_repair(&file, &scanned);
     if problems.is_empty() {
-        println!("{} is sound: there is nothing to repair.", raw.file.display());
+        crate::say!("{} is sound: there is nothing to repair.", raw.file.display());
         return Ok(());
     }
     for problem in &problems {
-        println!("  {problem}");
+        crate::say!("  {problem}");
     }
     if let Some(error) = scanned.unreadable {
-        println!("  what comes after the place that cannot be read is not in the new file ({error})");
+        crate::say!("  what comes after the place that cannot be read is not in the new file ({error})");
     }
     let target = raw.file.with_extension("repaired.mp4");
     let (backup, index_backup) = (original(&raw.file), original(&sidecar_path(&raw.file)));
@@ -56,10 +56,10 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     }
     let frames = rewrite(&file, &target)?;
     if frames == 0 {
-        println!("There is no intact frame in it.");
+        crate::say!("There is no intact frame in it.");
     }
     if !raw.in_place {
-        println!("{}  {}", target.display(), times::count(frames, "frame"));
+        crate::say!("{}  {}", target.display(), times::count(frames, "frame"));
         return Ok(());
     }
     // A power cut between any two of these leaves both files, under these names.
@@ -74,7 +74,7 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     rename(&target, &raw.file)?;
     rename(&sidecar_path(&target), &index)?;
     sync_folder(&raw.file);
-    println!(
+    crate::say!(
         "{}  {}; the original is {}",
         raw.file.display(),
         times::count(frames, "frame"),

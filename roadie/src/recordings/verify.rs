@@ -77,12 +77,15 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     for error in &found.others {
         problems += 1;
         if !raw.json {
-            println!("✕ {error}");
+            crate::say!("✕ {error}");
         }
     }
     if raw.json {
         let others: Vec<String> = found.others.iter().map(ToString::to_string).collect();
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "shows": all, "others": others }))?);
+        crate::say!(
+            "{}",
+            serde_json::to_string_pretty(&serde_json::json!({ "shows": all, "others": others }))?
+        );
     }
     match problems {
         0 => Ok(()),
@@ -92,7 +95,7 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
 
 fn tell(verified: &Verified, show: &Show) {
     let Verified { groups, whole_groups, proven_groups, .. } = verified;
-    println!(
+    crate::say!(
         "{}, {}, {}: {} of {groups} groups are whole, {proven_groups} of them proven to be what was encoded",
         show.broadcast,
         times::date(show.zero),
@@ -100,10 +103,10 @@ fn tell(verified: &Verified, show: &Show) {
         whole_groups
     );
     for Problem { place, what, advice } in &verified.problems {
-        println!("✕ {place}: {what}\n    {advice}");
+        crate::say!("✕ {place}: {what}\n    {advice}");
     }
     if verified.problems.is_empty() {
-        println!(
+        crate::say!(
             "✓ everything is right, in {}",
             times::count(show.copies.len() as u64, "copy").replace("copys", "copies")
         );

@@ -87,6 +87,11 @@ impl Screen {
     }
 }
 
+/// Prints a line for tools.
+pub fn say(line: &impl std::fmt::Display) {
+    print(&format!("{line}\n"));
+}
+
 /// A closed pipe (`roadie live | head`) is no reason to end a show.
 fn print(text: &str) {
     let text = if std::io::stdout().is_terminal() { text.to_owned() } else { text.replace('\r', "") };

@@ -159,7 +159,8 @@ fn words(event: &EncoderEvent, inputs: &[InputStatus]) -> String {
     let name = |input: &usize| inputs.get(*input).map_or("the input", |input| input.name.as_str());
     match event {
         EncoderEvent::SourceLost { input, reason } => {
-            format!("{} is away ({reason}): its last picture stays, and it is tried again.", name(input))
+            let away = lines::away(name(input), reason);
+            format!("{away}: viewers see its last picture, and it is tried again.")
         }
         EncoderEvent::SourceBack { input } => format!("{} is there.", name(input)),
         EncoderEvent::MicrophoneLost { reason } => {

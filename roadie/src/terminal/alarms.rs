@@ -7,6 +7,7 @@ use encoder::record::RecordState;
 use encoder::{Levels, SourceState};
 use media::Time;
 
+use super::lines;
 use crate::show::Status;
 
 /// The bond needs a moment at the start, and after a short outage.
@@ -75,15 +76,15 @@ impl Alarms {
     fn input(&mut self, status: &Status, now: Time) -> Option<String> {
         let input = status.inputs.iter().find(|input| input.on_air)?;
         let name = &input.name;
-        let cut = if status.inputs.len() > 1 { "; cut to another input" } else { "" };
+        let cut = if status.inputs.len() > 1 { ", cut to another input" } else { "" };
         match &input.state {
             SourceState::Away { reason } => {
-                Some(format!("viewers see the last picture of {name}, which is away: {reason}{cut}"))
+                Some(format!("viewers see a still picture{cut}: {}", lines::away(name, reason)))
             }
             SourceState::Waiting => {
                 let since = *self.waiting_since.get_or_insert(now);
                 (now.saturating_since(since) >= WAITING)
-                    .then(|| format!("viewers see a slate: nothing comes from {name} yet{cut}"))
+                    .then(|| format!("viewers see a slate{cut}: nothing comes from {name} yet"))
             }
             _ => {
                 self.waiting_since = None;
@@ -223,10 +224,7 @@ mod tests {
         status.recordings[0].state = RecordState::Failed { reason: "it is full".into() };
         status.inputs[0].state = SourceState::Away { reason: "unplugged".into() };
         let lines = alarms.update(&status, at(0));
-        assert_eq!(
-            lines,
-            ["/a: it is full", "viewers see the last picture of camera, which is away: unplugged"]
-        );
+        assert_eq!(lines, ["/a: it is full", "viewers see a still picture: camera is away: unplugged"]);
         status.recordings[1].state = status.recordings[0].state.clone();
         assert!(alarms.update(&status, at(0))[0].starts_with("NOTHING IS RECORDED"));
     }

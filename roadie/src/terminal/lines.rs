@@ -93,12 +93,20 @@ pub fn inputs(inputs: &[InputStatus]) -> Vec<String> {
         let state = match &input.state {
             SourceState::Live => paint(Tone::Good, "live"),
             SourceState::Waiting => paint(Tone::Uneasy, "waiting for it"),
-            SourceState::Away { reason } => paint(Tone::Bad, &format!("away: {reason}")),
+            SourceState::Away { reason } => {
+                let reason = reason.strip_prefix(&input.name).unwrap_or(reason).trim_start();
+                paint(Tone::Bad, &format!("away: {reason}"))
+            }
             other => format!("{other:?}"),
         };
         format!("  {mark} input {}  {name}  {state}", number + 1)
     };
     inputs.iter().enumerate().map(line).collect()
+}
+
+/// Why an input is away. Most reasons name it themselves.
+pub fn away(name: &str, reason: &str) -> String {
+    if reason.contains(name) { reason.to_owned() } else { format!("{name} is away: {reason}") }
 }
 
 /// What the encoders make, and how loud it is.
@@ -290,16 +298,15 @@ pub fn backfill(status: &venue::Status) -> Option<String> {
     };
     let words = if standing.stuck {
         paint(Tone::Uneasy, "the edge's disk takes nothing now")
-    } else if standing.owed > 0 {
-        let (owed, sent) = (standing.owed, standing.sent_bytes as f64 / 1e6);
-        format!(
-            "{} of {} groups, {owed} are being sent again ({sent:.1} MB so far)",
-            standing.kept, standing.recorded
-        )
     } else {
-        paint(Tone::Good, "whole so far")
+        // The newest are always on their way.
+        format!("{} of {} groups", standing.kept, standing.recorded)
     };
-    Some(format!("  copy at the edge  {words}{gone}"))
+    let again = match standing.sent_bytes {
+        0 => String::new(),
+        bytes => format!("   {:.1} MB sent again", bytes as f64 / 1e6),
+    };
+    Some(format!("  copy at the edge  {words}{again}{gone}"))
 }
 
 /// Something that the creator must act on.
@@ -353,13 +360,10 @@ mod tests {
         assert_eq!(plain(audience(&status)), "  nobody watches yet");
         let standing = Standing { on: true, recorded: 60, kept: 60, ..Standing::default() };
         status.backfill = Some(standing);
-        assert_eq!(plain(backfill(&status)), "  copy at the edge  whole so far");
+        assert_eq!(plain(backfill(&status)), "  copy at the edge  60 of 60 groups");
         status.backfill = Some(Standing { kept: 48, owed: 12, sent_bytes: 1_200_000, gone: 1, ..standing });
         let words = plain(backfill(&status));
-        assert!(
-            words.contains("48 of 60 groups, 12 are being sent again (1.2 MB so far); 1 groups"),
-            "{words}"
-        );
+        assert!(words.contains("48 of 60 groups   1.2 MB sent again; 1 groups"), "{words}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::ingest::Ingest;
 use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
 use crate::tls::{Identity, TlsError};
+use crate::window::Choice;
 
 /// A peer that has been silent this long is gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -124,6 +125,7 @@ fn hint(source: &std::io::Error, option: &str) -> String {
 /// An edge that has its ports.
 pub struct Edge {
     endpoint: quinn::Endpoint,
+    config: quinn::ServerConfig,
     listener: tokio::net::TcpListener,
     origin: Origin,
     ingest: Ingest,
@@ -148,7 +150,7 @@ impl Edge {
         let listener = tokio::net::TcpListener::bind(settings.http).await.map_err(|source| {
             EdgeError::Listen { protocol: "TCP", addr: settings.http, option: "--http", source }
         })?;
-        let endpoint = listen(settings.listen, identity)?;
+        let (endpoint, config) = listen(settings.listen, identity)?;
         let port = endpoint.local_addr().map_or(settings.listen.port(), |addr| addr.port());
 
         let clock = Clock::start();
@@ -165,7 +167,7 @@ impl Edge {
             webtransport_port: port,
             certificate_hash,
         });
-        Ok(Self { endpoint, listener, origin, ingest, viewers, site, fingerprint })
+        Ok(Self { endpoint, config, listener, origin, ingest, viewers, site, fingerprint })
     }
 
     /// The UDP address in use.
@@ -185,7 +187,7 @@ impl Edge {
 
     /// Serves until the future is dropped or HTTP fails.
     pub async fn run(self) -> Result<(), EdgeError> {
-        let Self { endpoint, listener, origin, ingest, viewers, site, .. } = self;
+        let Self { endpoint, config, listener, origin, ingest, viewers, site, .. } = self;
         let half_open = Arc::new(Semaphore::new(MAX_HALF_OPEN));
         let quic = async {
             while let Some(incoming) = endpoint.accept().await {
@@ -199,7 +201,7 @@ impl Edge {
                 match half_open.clone().try_acquire_owned() {
                     Ok(place) => {
                         let (origin, ingest) = (origin.clone(), ingest.clone());
-                        tokio::spawn(serve(incoming, place, origin, ingest, viewers.clone()));
+                        tokio::spawn(serve(incoming, config.clone(), place, origin, ingest, viewers.clone()));
                     }
                     Err(_) => incoming.refuse(),
                 }
@@ -215,33 +217,40 @@ impl Edge {
 
 async fn serve(
     incoming: quinn::Incoming,
+    config: quinn::ServerConfig,
     half_open: OwnedSemaphorePermit,
     origin: Origin,
     ingest: Ingest,
     viewers: Arc<Viewers>,
 ) {
     let remote = incoming.remote_address();
-    if let Err(error) = route(incoming, half_open, origin, ingest, viewers).await {
+    if let Err(error) = route(incoming, config, half_open, origin, ingest, viewers).await {
         tracing::debug!(%remote, %error, "connection");
     }
 }
 
 async fn route(
     incoming: quinn::Incoming,
+    mut config: quinn::ServerConfig,
     half_open: OwnedSemaphorePermit,
     origin: Origin,
     ingest: Ingest,
     viewers: Arc<Viewers>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let choice = Choice::default();
+    config.transport_config(transport(&choice));
     let handshake = async {
-        let mut connecting = incoming.accept()?;
+        let mut connecting = incoming.accept_with(Arc::new(config))?;
         let data = connecting.handshake_data().await?;
         let alpn = data.downcast::<HandshakeData>().ok().and_then(|data| data.protocol).unwrap_or_default();
         Ok::<_, quinn::ConnectionError>((alpn, connecting.await?))
     };
     let (alpn, connection) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await??;
     match alpn.as_slice() {
-        bond::ALPN => ingest.serve(connection, half_open).await?,
+        bond::ALPN => {
+            choice.bond();
+            ingest.serve(connection, half_open).await?
+        }
         // A venue whose versions we do not speak: it is told ours.
         control::VERSIONS_ALPN => connection.close(Close::Versions.into(), bond::ALPN),
         b"h3" => {
@@ -256,8 +265,8 @@ async fn route(
     Ok(())
 }
 
-/// One endpoint for all protocols, told apart by ALPN.
-fn listen(addr: SocketAddr, identity: Identity) -> Result<quinn::Endpoint, EdgeError> {
+/// One endpoint for all protocols, told apart by ALPN, and what its connections have in common.
+fn listen(addr: SocketAddr, identity: Identity) -> Result<(quinn::Endpoint, quinn::ServerConfig), EdgeError> {
     let secret = identity.reset_secret();
     let mut tls =
         rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -270,19 +279,7 @@ fn listen(addr: SocketAddr, identity: Identity) -> Result<quinn::Endpoint, EdgeE
     tls.alpn_protocols = alpns.map(<[u8]>::to_vec).collect();
     let crypto = QuicServerConfig::try_from(tls)
         .map_err(|error| TlsError::Refused(rustls::Error::General(error.to_string())))?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    let mut transport = quinn::TransportConfig::default();
-    transport
-        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_concurrent_bidi_streams(MAX_STREAMS.into())
-        .max_concurrent_uni_streams(MAX_STREAMS.into())
-        .receive_window(RECEIVE_WINDOW.into())
-        .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
-        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
-        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
-        .ack_frequency_config(Some(crate::tls::rare_acks()));
-    config.transport_config(Arc::new(transport));
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
 
     let fail = |source| EdgeError::Listen { protocol: "UDP", addr, option: "--listen", source };
     let socket = udp_socket(addr).map_err(fail)?;
@@ -293,7 +290,26 @@ fn listen(addr: SocketAddr, identity: Identity) -> Result<quinn::Endpoint, EdgeE
     let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
-    quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(fail)
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let endpoint = quinn::Endpoint::new(endpoint, Some(config.clone()), socket, runtime).map_err(fail)?;
+    Ok((endpoint, config))
+}
+
+/// How one connection is carried.
+fn transport(choice: &Choice) -> Arc<quinn::TransportConfig> {
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(MAX_STREAMS.into())
+        .max_concurrent_uni_streams(MAX_STREAMS.into())
+        .receive_window(RECEIVE_WINDOW.into())
+        .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
+        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
+        .congestion_controller_factory(Arc::new(choice.clone()))
+        .ack_frequency_config(Some(crate::tls::rare_acks()));
+    Arc::new(transport)
 }
 
 /// Socket buffers for bursts: keyframes to many viewers go out at once.

@@ -19,3 +19,4 @@ pub mod settings;
 pub mod tls;
 pub mod uplink;
 pub mod venue;
+mod window;

@@ -1,18 +1,16 @@
-//! How the bond uses QUIC at the venue: trust, timers, and a congestion window that stays out of the way.
+//! How the bond uses QUIC at the venue: trust and timers.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use quinn::congestion::{Controller, ControllerFactory};
-use quinn_proto::RttEstimator;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::dial::DialError;
 use crate::control;
 use crate::tls::fingerprint;
+use crate::window::Wide;
 
 /// First guess of the round trip (RFC 9002 says 333 ms): it sets how soon a lost first packet is
 /// repeated, and a show is waiting.
@@ -67,7 +65,7 @@ pub(super) fn client_config(fingerprint: Option<&str>) -> Result<quinn::ClientCo
         .max_concurrent_bidi_streams(0u32.into())
         .max_concurrent_uni_streams(0u32.into())
         .ack_frequency_config(Some(crate::tls::rare_acks()))
-        .congestion_controller_factory(Arc::new(WideWindow));
+        .congestion_controller_factory(Arc::new(Wide));
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     Ok(config)
@@ -118,38 +116,5 @@ impl ServerCertVerifier for Pinned {
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// The bond paces by its own rate estimate per path and its own deadlines; a congestion window below
-/// it would only hide what it needs to see (FACTS: application-paced with a wide window beat NewReno,
-/// Cubic and BBR at 1 % loss). This window bounds what a bug could put in flight; it must outlast an outage
-/// of the way back, in which no acknowledgement comes but the bond goes on, told by the other uplinks: 10 s
-/// (the idle timeout) at 12 Mb/s. 1 MiB was full after 3 s.
-const WINDOW: u64 = 16 * 1024 * 1024;
-
-struct WideWindow;
-
-impl ControllerFactory for WideWindow {
-    fn build(self: Arc<Self>, _: Instant, _: u16) -> Box<dyn Controller> {
-        Box::new(WideWindow)
-    }
-}
-
-impl Controller for WideWindow {
-    fn on_ack(&mut self, _: Instant, _: Instant, _: u64, _: bool, _: &RttEstimator) {}
-    fn on_congestion_event(&mut self, _: Instant, _: Instant, _: bool, _: u64) {}
-    fn on_mtu_update(&mut self, _: u16) {}
-    fn window(&self) -> u64 {
-        WINDOW
-    }
-    fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(WideWindow)
-    }
-    fn initial_window(&self) -> u64 {
-        WINDOW
-    }
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
     }
 }

@@ -58,6 +58,8 @@ pub struct UplinkStatus {
     pub name: String,
     /// Whether its connection stands.
     pub connected: bool,
+    /// How often it has called: more than once means that a connection was given up.
+    pub calls: u64,
     /// Payload bytes of the bond's datagrams that arrived on it.
     pub bytes: u64,
     /// Datagrams that arrived on it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Dir, Edge, alone, fragments, live, roadie, until, uplinks};
+use common::{Dir, Edge, alone, fragments, live, roadie, until, uplinks_losing};
 use media::TrackId;
 use media::cmaf::{Digest, GroupDigest};
 use roadie::emulator::Emulator;
@@ -53,11 +53,12 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new(name: &str) -> Self {
+    /// The way back loses this part of what the edge says.
+    async fn new(name: &str, back: f64) -> Self {
         let dir = Dir::new(name);
         let keep = dir.join("keep");
         let edge = Edge::keeping(&dir, &keep).await;
-        let uplinks = uplinks(&edge).await;
+        let uplinks = uplinks_losing(&edge, back).await;
         Self { dir, keep, edge, uplinks }
     }
 
@@ -75,14 +76,22 @@ impl Stage {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_outage_of_all_uplinks_the_edges_copy_is_the_recording() {
     let _stage = alone().await;
-    let stage = Stage::new("outage").await;
+    let stage = Stage::new("outage", 0.05).await;
     let copies = [stage.dir.join("a"), stage.dir.join("b")];
     let mut show = live(&stage.edge, &stage.uplinks, "outage", &copies);
     stage.goes_on("outage", 100).await;
     stage.uplinks.iter().for_each(|uplink| uplink.set_up(false));
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    // So long, after such losses, that a congestion window would be full of what nobody acknowledges, at either end.
+    tokio::time::sleep(Duration::from_secs(7)).await;
     stage.uplinks.iter().for_each(|uplink| uplink.set_up(true));
     stage.goes_on("outage", 60).await;
+    for uplink in 0..stage.uplinks.len() {
+        let heard = async || stage.number("outage", &["uplinks", &uplink.to_string(), "datagrams"]).await;
+        let before = heard().await;
+        until("every uplink", async || heard().await > before + 20).await;
+        let calls = stage.number("outage", &["uplinks", &uplink.to_string(), "calls"]).await;
+        assert_eq!(calls, 1, "uplink {uplink} went on with the connection it had");
+    }
     let lost = stage.number("outage", &["lost"]).await;
     assert!(lost > 0, "there was an outage");
     let missing = stage.number("outage", &["keep", "missing"]).await;
@@ -118,7 +127,7 @@ async fn sync(stage: &Stage, dir: &Path) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_show_whose_encoder_was_killed_is_whole_at_the_edge_after_a_sync() {
     let _stage = alone().await;
-    let stage = Stage::new("cut-off").await;
+    let stage = Stage::new("cut-off", 0.005).await;
     let copy = stage.dir.join("a");
     let mut show = live(&stage.edge, &stage.uplinks, "cut-off", std::slice::from_ref(&copy));
     stage.goes_on("cut-off", 60).await;

@@ -181,6 +181,7 @@ impl SessionTask {
                     let entry = status.uplinks.entry(path.0).or_insert_with(UplinkStatus::default);
                     entry.name = uplink;
                     entry.connected = true;
+                    entry.calls += 1;
                 });
             }
             Event::Datagram { path, connection, data } => {

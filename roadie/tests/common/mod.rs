@@ -153,6 +153,12 @@ impl Edge {
 
 /// The three uplinks of the issue: 5/4/3 Mb/s, 25/35/15 ms, 3 ms jitter, 0.5 % loss.
 pub async fn uplinks(edge: &Edge) -> Vec<Emulator> {
+    uplinks_losing(edge, 0.005).await
+}
+
+/// The same, where the way back loses this part.
+pub async fn uplinks_losing(edge: &Edge, back: f64) -> Vec<Emulator> {
+    let near = SocketAddr::from(([127, 0, 0, 1], 0));
     let target = SocketAddr::from(([127, 0, 0, 1], edge.quic_port));
     let mut all = Vec::new();
     for (n, (megabits, delay)) in [(5, 25), (4, 35), (3, 15)].into_iter().enumerate() {
@@ -163,7 +169,8 @@ pub async fn uplinks(edge: &Edge) -> Vec<Emulator> {
             loss: Loss::Random(0.005),
             ..Conditions::default()
         };
-        all.push(Emulator::start(target, conditions, n as u64 * 2 + 1).await.unwrap());
+        let down = Conditions { loss: Loss::Random(back), ..conditions.clone() };
+        all.push(Emulator::start_at(near, target, conditions, down, n as u64 * 2 + 1).await.unwrap());
     }
     all
 }

@@ -122,12 +122,14 @@ fn measure(raw: &Raw, roadie: &Path, relay: &Path, base: &Path) -> anyhow::Resul
     let input = raw.clip.as_ref().map_or("test".to_owned(), |clip| format!("file:{clip}"));
     let time = Duration::from_secs(raw.seconds);
     println!("720p30 at 2.5 Mb/s, stereo; CPU seconds per second, user and system, over {} s", raw.seconds);
-    let (mut ours, mut bare, mut threads) = (Vec::new(), Vec::new(), BTreeMap::<_, Vec<f64>>::new());
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let mut threads = [(); 2].map(|()| BTreeMap::<String, Vec<f64>>::new());
     for run in 1..=raw.runs {
         let watch = Watch::start();
         let mut pipeline = Command::new("gst-launch-1.0");
         pipeline.arg("-q").args(bare_pipeline(raw.clip.as_deref()).split_whitespace());
-        let without: f64 = Process::start(&mut pipeline)?.load(time)?.values().sum();
+        let alone = Process::start(&mut pipeline)?.load(time)?;
+        let without: f64 = alone.values().sum();
         let mut live = Command::new(roadie);
         live.args(["live", "--input", &input, "--edge", &url, "--fixed-bitrate"])
             .args(["--edge-fingerprint", &edge.fingerprint, "--record"])
@@ -143,13 +145,17 @@ fn measure(raw: &Raw, roadie: &Path, relay: &Path, base: &Path) -> anyhow::Resul
         );
         bare.push(without);
         ours.push(with);
-        for (name, seconds) in load {
-            threads.entry(name).or_default().push(seconds);
+        for (threads, load) in threads.iter_mut().zip([alone, load]) {
+            for (name, seconds) in load {
+                threads.entry(name).or_default().push(seconds);
+            }
         }
     }
-    println!("roadie live by threads, medians:");
-    for (name, seconds) in threads {
-        println!("  {name:16} {:.4}", median(seconds));
+    for (program, threads) in ["gst-launch", "roadie live"].into_iter().zip(threads) {
+        println!("{program} by threads, medians:");
+        for (name, seconds) in threads {
+            println!("  {name:16} {:.4}", median(seconds));
+        }
     }
     let (ours, bare) = (median(ours), median(bare));
     let ratio = ours / bare;

@@ -15,6 +15,10 @@ pub const QUEUE_BYTES: usize = 16 << 20;
 /// The same in frames, 30 pictures and 50 packets a second, where frames are small.
 pub const QUEUE_FRAMES: usize = 4096;
 
+/// Sound waits for the next picture, and so many packets of it for nothing more, 60 ms: a thread that wakes for
+/// every packet costs more than what it writes. It is what a killed process may lose of the sound, beside two pictures.
+const HOLD: usize = 3;
+
 /// What waits for the writer.
 pub struct Queued {
     pub frame: Frame,
@@ -27,22 +31,45 @@ pub struct Queue {
     sender: SyncSender<Queued>,
     shared: Arc<Shared>,
     video: Vec<TrackId>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
     /// Tracks whose last frame was left out. Those of pictures wait for a keyframe.
-    left_out: Mutex<Vec<TrackId>>,
+    left_out: Vec<TrackId>,
+    /// Sound that goes with the next picture; fewer than [`HOLD`].
+    held: Vec<Frame>,
 }
 
 pub fn new(shared: Arc<Shared>, tracks: &[Track]) -> (Queue, Receiver<Queued>) {
     let (sender, frames) = sync_channel(QUEUE_FRAMES);
     let video = tracks.iter().filter(|track| track.is_video()).map(|track| track.id).collect();
-    (Queue { sender, shared, video, left_out: Mutex::default() }, frames)
+    (Queue { sender, shared, video, waiting: Mutex::default() }, frames)
 }
 
 impl Queue {
     /// Takes a frame, or leaves it out and counts it.
     pub fn push(&self, frame: &Frame) {
-        let track = frame.id.track;
         // Short, and shared only by the callers.
-        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.video.is_empty() && !self.video.contains(&frame.id.track) && waiting.held.len() + 1 < HOLD {
+            waiting.held.push(frame.clone());
+            return;
+        }
+        self.release(&mut waiting);
+        self.put(&mut waiting.left_out, frame);
+    }
+
+    /// What was held goes on its way.
+    fn release(&self, waiting: &mut Waiting) {
+        for frame in waiting.held.drain(..) {
+            self.put(&mut waiting.left_out, &frame);
+        }
+    }
+
+    fn put(&self, left_out: &mut Vec<TrackId>, frame: &Frame) {
+        let track = frame.id.track;
         let after_gap = left_out.contains(&track);
         let waits = after_gap && !frame.keyframe && self.video.contains(&track);
         if !waits && self.try_send(frame, after_gap) {
@@ -79,6 +106,13 @@ impl Queue {
                 false
             }
         }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let mut waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.release(&mut waiting);
     }
 }
 
@@ -128,18 +162,38 @@ mod tests {
     }
 
     #[test]
+    fn sound_waits_for_the_next_picture_but_not_for_long() {
+        let (queue, frames, _) = queue();
+        let come = |frames: &Receiver<Queued>| -> Vec<_> {
+            frames.try_iter().map(|queued| (queued.frame.id.track.0, queued.frame.id.frame)).collect()
+        };
+        queue.push(&frame(1, 0, 1));
+        queue.push(&frame(1, 1, 1));
+        assert_eq!(come(&frames), []);
+        queue.push(&frame(0, 0, 1));
+        assert_eq!(come(&frames), [(1, 0), (1, 1), (0, 0)]);
+        for n in 2..HOLD as u32 + 2 {
+            queue.push(&frame(1, n, 1));
+        }
+        assert_eq!(come(&frames).len(), HOLD);
+        queue.push(&frame(1, 9, 1));
+        drop(queue);
+        assert_eq!(come(&frames), [(1, 9)], "the end of the show");
+    }
+
+    #[test]
     fn full_by_frames() {
         let (queue, frames, shared) = queue();
         for _ in 0..QUEUE_FRAMES + 3 {
-            queue.push(&frame(1, 0, 1));
+            queue.push(&frame(0, 0, 1));
         }
         assert_eq!(shared.lock().dropped, 3);
         assert!(shared.overflow.load(Relaxed));
         assert_eq!(frames.try_iter().count(), QUEUE_FRAMES);
-        queue.push(&frame(1, 0, 1));
+        queue.push(&frame(0, 0, 1));
         assert!(!shared.overflow.load(Relaxed));
         drop(frames);
-        queue.push(&frame(1, 0, 1));
+        queue.push(&frame(0, 0, 1));
         assert!(shared.lock().failed.is_some());
     }
 }

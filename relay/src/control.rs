@@ -28,6 +28,8 @@ pub enum Close {
     Replaced = 2,
     /// Another session has taken the broadcast over.
     TakenOver = 3,
+    /// The edge is being stopped; its successor may be there at once.
+    Stopped = 4,
 }
 
 impl From<Close> for quinn::VarInt {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
@@ -44,6 +45,13 @@ const BUSY: usize = MAX_HALF_OPEN / 2;
 
 /// The handshake may take so long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// When it is stopped, the files of kept shows may take so long to be ended: a supervisor kills after 90 s or, in
+/// containers, 10.
+const KEEP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// And the peers so long to be told.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What a peer may have sent on all its streams, and we have not read: nobody sends much to an edge but
 /// datagrams.
@@ -166,6 +174,7 @@ impl Edge {
             clock,
             webtransport_port: port,
             certificate_hash,
+            stopping: AtomicBool::new(false),
         });
         Ok(Self { endpoint, config, listener, origin, ingest, viewers, site, fingerprint })
     }
@@ -187,6 +196,12 @@ impl Edge {
 
     /// Serves until the future is dropped or HTTP fails.
     pub async fn run(self) -> Result<(), EdgeError> {
+        self.run_until(std::future::pending()).await
+    }
+
+    /// Serves until `stop` resolves. Then nobody new is let in, the venues are told to call again, and what is kept of
+    /// their shows is ended properly: a few seconds at most.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), EdgeError> {
         let Self { endpoint, config, listener, origin, ingest, viewers, site, .. } = self;
         let half_open = Arc::new(Semaphore::new(MAX_HALF_OPEN));
         let quic = async {
@@ -206,11 +221,25 @@ impl Edge {
                     Err(_) => incoming.refuse(),
                 }
             }
+            if site.stopping.load(Ordering::Relaxed) {
+                std::future::pending().await
+            }
         };
-        let http = async { axum::serve(listener, http::router(site)).await };
+        let http = async { axum::serve(listener, http::router(site.clone())).await };
+        let stopped = async {
+            stop.await;
+            tracing::info!("stopping");
+            site.stopping.store(true, Ordering::Relaxed);
+            endpoint.set_server_config(None);
+            ingest.stop(KEEP_PATIENCE).await;
+            endpoint.close(Close::Stopped.into(), b"the edge is being stopped");
+            // The last packets are on their way.
+            let _ = tokio::time::timeout(GOODBYE, endpoint.wait_idle()).await;
+        };
         tokio::select! {
             () = quic => Ok(()),
             result = http => result.map_err(EdgeError::Http),
+            () = stopped => Ok(()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
@@ -83,13 +84,15 @@ pub struct Site {
     pub webtransport_port: u16,
     /// What browsers pin, where nobody vouches for the certificate.
     pub certificate_hash: Option<String>,
+    /// It is being stopped: load balancers send nobody here any more.
+    pub stopping: AtomicBool,
 }
 
 /// All routes.
 pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/config", get(config))
         .route("/api/clock", get(clock))
@@ -99,6 +102,13 @@ pub fn router(site: Arc<Site>) -> Router {
         .fallback(get(page))
         .layer(middleware::from_fn(security_headers))
         .with_state(site)
+}
+
+async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, &'static str) {
+    match site.stopping.load(Ordering::Relaxed) {
+        false => (StatusCode::OK, "ok\n"),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+    }
 }
 
 async fn security_headers(request: Request, next: Next) -> Response {

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use clap::Parser;
 use relay::edge::Edge;
 use relay::settings::{Raw, explain};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
@@ -37,10 +38,13 @@ async fn run() -> anyhow::Result<()> {
     if anyone {
         tracing::warn!("no --token: anybody who reaches this relay may publish");
     }
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        result = edge.run() => Ok(result?),
-        _ = tokio::signal::ctrl_c() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Ok(edge.run_until(stop).await?)
 }

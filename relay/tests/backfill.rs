@@ -59,6 +59,13 @@ impl Edge {
         self.child.kill().await.unwrap();
     }
 
+    /// `kill`: gives its exit status.
+    async fn stop(&mut self) -> std::process::ExitStatus {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
+        self.child.wait().await.unwrap()
+    }
+
     async fn restart(&mut self) {
         let (child, _, http, _) = Self::spawn(&self.dir, self.keep.as_deref(), self.port).await;
         (self.child, self.http) = (child, http);
@@ -156,6 +163,31 @@ async fn an_edge_that_is_killed_and_comes_back_ends_with_the_whole_show() {
 }
 
 /// The venue's program ends before its time, is started again for the same recording, and a third time to no purpose.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_stopped_ends_its_files_and_its_venue_calls_the_next_one() {
+    let mut edge = Edge::start("stopped-edge", Some(Path::new("keep"))).await;
+    let recording = Arc::new(Recording::default());
+    let venue = edge.live(&recording);
+    edge.until_published(60).await;
+    assert!(edge.stop().await.success());
+    let reason = || venue.status().uplinks.into_iter().find_map(|uplink| uplink.reason).unwrap_or_default();
+    until("the venue to know why", async || reason().contains("the edge is being stopped")).await;
+    let files = std::fs::read_dir(edge.keep()).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "mp4")).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let mut reader = media::cmaf::Reader::new();
+        reader.push(&std::fs::read(&file).unwrap());
+        assert!(reader.poll().is_some() && reader.media_end().is_some(), "{} is not ended", file.display());
+    }
+    edge.restart().await;
+    edge.until_published(30).await;
+    end(&recording, &venue);
+    whole(&venue).await;
+    venue.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_show_that_was_cut_off_is_whole_after_a_sync_and_then_nothing_is_sent() {
     let edge = Edge::start("sync", Some(Path::new("keep"))).await;

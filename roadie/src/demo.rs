@@ -2,7 +2,7 @@
 //! modems, a real `roadie-relay` is the edge, and the viewer is your browser or a headless one.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,7 +96,7 @@ pub struct Raw {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
-    /// The built player page
+    /// The built player page [default: where `cargo xtask player` puts it]
     #[arg(long, value_name = "DIR", env = "ROADIE_PLAYER_DIR")]
     pub player: Option<PathBuf>,
 
@@ -131,8 +131,13 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("roadie-relay"),
     };
+    let Some(player) = raw.player.clone().or_else(|| built_player(&program)) else {
+        bail!(
+            "there is no player for the page: build it with `cargo xtask player` and give it with --player target/player"
+        );
+    };
     let state = std::env::temp_dir().join("roadie-demo");
-    let relay = EdgeProcess::start(&program, &state, port, raw.player.as_deref()).await?;
+    let relay = EdgeProcess::start(&program, &state, port, Some(&player)).await?;
     let mut emulators = Vec::new();
     for (n, (_, megabits, delay)) in UPLINKS.iter().enumerate() {
         let conditions = Conditions {
@@ -187,6 +192,12 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
         next_seq: 0,
     };
     run.run(show).await
+}
+
+/// Where `cargo xtask player` puts it, seen from a program that Cargo built.
+fn built_player(program: &Path) -> Option<PathBuf> {
+    let player = program.parent()?.parent()?.join("player");
+    player.join("index.html").is_file().then_some(player)
 }
 
 struct Run {

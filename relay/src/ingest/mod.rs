@@ -4,7 +4,7 @@ mod session;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bond::PathId;
@@ -82,7 +82,8 @@ struct SessionHandle {
 #[derive(Clone)]
 struct Joined {
     events: mpsc::Sender<Event>,
-    taken_over: Arc<AtomicBool>,
+    /// Why it ends, where the show is not over.
+    ended: Arc<OnceLock<Close>>,
     /// The session has no uplink now.
     deserted: Arc<AtomicBool>,
     /// A random name of the receiver, see [`Welcome::receiver`].
@@ -121,7 +122,7 @@ impl Ingest {
         .map_err(|_| IngestError::Silent)??;
 
         let admitted = self.check(&hello, &connection).and_then(|proof| Ok((proof, self.join(&hello)?)));
-        let (proof, Joined { events, taken_over, receiver, backfill, .. }) = match admitted {
+        let (proof, Joined { events, ended, receiver, backfill, .. }) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
                 control::send(&mut send, &ToVenue::Refused { reason: reason.clone() }).await?;
@@ -168,14 +169,12 @@ impl Ingest {
                 }
             }
         });
-        let ended = loop {
+        let broken = loop {
             let data = tokio::select! {
                 data = connection.read_datagram() => data,
                 () = events.closed() => {
-                    match taken_over.load(Ordering::Relaxed) {
-                        true => connection.close(Close::TakenOver.into(), TAKEN_OVER.as_bytes()),
-                        false => connection.close(Close::Done.into(), b"the show is over"),
-                    }
+                    let why = ended.get().copied().unwrap_or(Close::Done);
+                    connection.close(why.into(), words(why).as_bytes());
                     break None;
                 }
             };
@@ -189,9 +188,32 @@ impl Ingest {
         writer.abort();
         // The last words (the end of the show) may still be in the stream's buffer.
         let _ = reader.await;
-        match ended {
+        match broken {
             None | Some(quinn::ConnectionError::ApplicationClosed(_)) => Ok(()),
             Some(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends all sessions: their venues are told to call again, and what is kept of their shows is ended properly,
+    /// as far as that goes within `patience`.
+    pub async fn stop(&self, patience: Duration) {
+        let sessions: Vec<_> = {
+            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.drain().map(|(_, handle)| handle.joined).collect()
+        };
+        let all = async {
+            for Joined { events, ended, .. } in sessions {
+                let _ = ended.set(Close::Stopped);
+                let _ = events.send(Event::End).await;
+            }
+            if let Some(keep) = &self.keep {
+                keep.idle().await;
+            }
+        };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::warn!(
+                "a kept file stays without its end, as the disk is slow; it plays, and can be repaired"
+            );
         }
     }
 
@@ -246,7 +268,7 @@ impl Ingest {
                 return Ok(handle.joined.clone());
             }
             if handle.superseded.contains(&hello.session) {
-                return Err(TAKEN_OVER.into());
+                return Err(words(Close::TakenOver).into());
             }
             // A killed encoder's session waits for it; its recording may come meanwhile.
             if !handle.sync && !hello.sync.is_empty() && !handle.joined.deserted.load(Ordering::Relaxed) {
@@ -271,7 +293,7 @@ impl Ingest {
         let task =
             SessionTask::new(hello.broadcast.clone(), self.clock, record, publication, keeper, deadline);
         let deserted = task.deserted();
-        let joined = Joined { events, taken_over: Arc::default(), deserted, receiver: random(), backfill };
+        let joined = Joined { events, ended: Arc::default(), deserted, receiver: random(), backfill };
         let mut handle = SessionHandle {
             session: hello.session.clone(),
             sync,
@@ -284,7 +306,7 @@ impl Ingest {
             if handle.superseded.len() > MAX_SUPERSEDED {
                 handle.superseded.pop_front();
             }
-            ghost.joined.taken_over.store(true, Ordering::Relaxed);
+            let _ = ghost.joined.ended.set(Close::TakenOver);
             // A full queue is as good: the task ends when its uplinks do.
             let _ = ghost.joined.events.try_send(Event::End);
         }
@@ -330,8 +352,14 @@ fn random() -> Arc<str> {
     format!("{bits:016x}").into()
 }
 
-/// Told to a session that has lost its broadcast.
-const TAKEN_OVER: &str = "another encoder has taken over this show";
+/// Told to the venue with it.
+fn words(close: Close) -> &'static str {
+    match close {
+        Close::TakenOver => "another encoder has taken over this show",
+        Close::Stopped => "the edge is being stopped",
+        _ => "the show is over",
+    }
+}
 
 impl SessionHandle {
     fn is_alive(&self) -> bool {

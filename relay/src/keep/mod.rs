@@ -37,6 +37,9 @@ const MAX_QUEUED_BYTES: usize = 16 << 20;
 /// The same in frames and objects, against many small ones.
 const MAX_QUEUED: usize = 4096;
 
+/// Who waits for the threads looks so often.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Messages that ask for groups, and that the session's task has not taken: each asks for one group at least.
 const MAX_WANTS: usize = WINDOW;
 
@@ -196,6 +199,21 @@ impl Keep {
             .spawn(move || task::run(show, clock, of_thread, &turn, &queue))
             .map_err(KeepError::Thread)?;
         Ok(Keeper { inputs, shared })
+    }
+}
+
+impl Keep {
+    /// Resolves when no show is being kept.
+    pub async fn idle(&self) {
+        // The threads tell nobody when they are done; nobody else waits for them.
+        while self.is_busy() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.values().any(|turn| Arc::strong_count(turn) > 1)
     }
 }
 

@@ -254,6 +254,21 @@ pub fn codec_string(sps: &[u8]) -> Result<String, H264Error> {
     }
 }
 
+/// Whether a stream of the codec string `found` may be too much for a decoder that was set up for `configured`: another
+/// profile, or a higher level. (A stream of a lower level is not, so that a smaller picture costs no new decoder.)
+pub fn exceeds(configured: &str, found: &str) -> bool {
+    let bytes = |codec: &str| -> Option<[u8; 3]> {
+        let (_, hex) =
+            codec.split_once('.').filter(|(name, hex)| name.starts_with("avc") && hex.len() == 6)?;
+        let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+        Some([byte(0)?, byte(2)?, byte(4)?])
+    };
+    match (bytes(configured), bytes(found)) {
+        (Some([profile, _, level]), Some(found)) => found[0] != profile || found[2] > level,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::sps::tests::SPS_720P;
@@ -316,6 +331,21 @@ mod tests {
         assert_eq!(back, [0, 0, 0, 1, 0x65, 7, 8]);
         for bad in [&[0, 0, 0][..], &[0, 0, 0, 2, 1], &[0xff; 9]] {
             assert!(length_prefixed_nals(bad).any(|nal| nal == Err(H264Error::BadLength)));
+        }
+    }
+
+    #[test]
+    fn a_decoder_is_set_up_anew_for_another_profile_or_a_higher_level() {
+        for (configured, found, more) in [
+            ("avc3.42c01f", "avc3.42c01f", false),
+            ("avc3.42c01f", "avc3.42c01e", false),
+            ("avc3.42c01f", "avc3.42c028", true),
+            ("avc1.42c01f", "avc3.64001f", true),
+            ("vp8", "avc3.64001f", false),
+            ("avc3.42c0", "avc3.64001f", false),
+            ("avc3.\u{e9}\u{e9}\u{e9}", "avc3.64001f", false),
+        ] {
+            assert_eq!(exceeds(configured, found), more, "{configured} {found}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use media::Time;
 use media::catalog::VideoRendition;
+use media::h264::{self, ParameterSets};
 use media::mark::{self, Mark};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -333,6 +334,9 @@ fn decode(shared: &Rc<Shared>, frame: Received, now: Time) {
         video.need_keyframe = true;
         return;
     }
+    if frame.keyframe() {
+        follow_stream(&mut video, &frame.data);
+    }
     let usable =
         video.decoder.as_ref().is_some_and(|decoder| decoder.decoder.state() == CodecState::Configured);
     if !usable {
@@ -366,6 +370,24 @@ fn decode(shared: &Rc<Shared>, frame: Received, now: Time) {
         video.stats.wait.record(now.micros_since(frame.arrived));
     }
     video.decoding.push_back(Picture { sequence, record });
+}
+
+/// Sets the decoder up for what really comes. A show that passes a stream through that was encoded elsewhere may have
+/// another profile than its catalog says, from one group to the next.
+fn follow_stream(video: &mut Video, keyframe: &[u8]) {
+    let Some((config, known)) = video.config.as_ref().zip(video.codec()) else { return };
+    let sets = ParameterSets::of(keyframe);
+    let Some(found) = sets.and_then(|sets| h264::codec_string(sets.sps()).ok()) else { return };
+    if !h264::exceeds(&known, &found) {
+        return;
+    }
+    config.set_codec(&found);
+    if let Some(decoder) = &video.decoder
+        && let Err(error) = decoder.decoder.configure(config)
+    {
+        log("video decoder", &error);
+        video.flush(DropCause::Decoder);
+    }
 }
 
 fn new_decoder(shared: &Rc<Shared>, config: Option<&VideoDecoderConfig>) -> Result<Decoder, JsValue> {

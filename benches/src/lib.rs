@@ -3,6 +3,7 @@
 pub mod backfill;
 pub mod bond;
 pub mod cpu;
+pub mod fanout;
 pub mod latency;
 pub mod live_cpu;
 mod median;

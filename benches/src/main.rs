@@ -1,7 +1,7 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
 use benches::record::{disk, kill, long, power};
-use benches::{backfill, bond, cpu, latency, live_cpu};
+use benches::{backfill, bond, cpu, fanout, latency, live_cpu};
 use clap::{Parser, Subcommand};
 
 /// Measures Roadie.
@@ -17,6 +17,7 @@ enum Command {
     Backfill(backfill::Raw),
     Bond(Box<bond::Raw>),
     BondCpu(cpu::Raw),
+    Fanout(fanout::Raw),
     Latency(latency::Raw),
     LiveCpu(live_cpu::Raw),
     RecordDisk(disk::Raw),
@@ -30,6 +31,7 @@ fn main() {
         Command::Backfill(raw) => backfill::run(raw),
         Command::Bond(raw) => bond::run(*raw),
         Command::BondCpu(raw) => cpu::run(raw),
+        Command::Fanout(raw) => fanout::run(raw),
         Command::Latency(raw) => latency::run(raw),
         Command::LiveCpu(raw) => live_cpu::run(raw),
         Command::RecordDisk(raw) => disk::run(raw),

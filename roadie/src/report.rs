@@ -23,6 +23,8 @@ pub struct EdgePassage {
     pub group: u64,
     /// Position in the group.
     pub frame: u32,
+    /// On the broadcast clock; 0 for a loss.
+    pub capture_us: u64,
     /// Out of the bond.
     pub arrived_us: u64,
     /// Handed to viewers.
@@ -358,6 +360,7 @@ mod tests {
             track: 0,
             group: 7,
             frame,
+            capture_us: 0,
             arrived_us: published_us,
             published_us,
             outcome: outcome.into(),

@@ -3,9 +3,9 @@
 //! Four processes of this very program, two at a time: the product's venue and edge, then a plain quinn sender and
 //! receiver, over loopback without emulated links. This one only watches how long the kernel let each of them run.
 
-mod child;
+pub(crate) mod child;
 mod plain;
-mod product;
+pub(crate) mod product;
 
 use std::path::PathBuf;
 use std::time::Duration;

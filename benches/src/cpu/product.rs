@@ -14,7 +14,7 @@ use crate::bond::real::feed::{Sent, feed};
 use crate::bond::real::product::{Tap, catalog, start_edge, wait_for};
 
 /// The show's name.
-const BROADCAST: &str = "bench";
+pub const BROADCAST: &str = "bench";
 
 /// The edge: says its ports and certificate, and when asked, what it has handed to viewers.
 pub async fn edge() -> anyhow::Result<()> {

@@ -1,0 +1,267 @@
+//! Viewers, as a child process: MoQ programs over raw QUIC, each with a socket and a connection of its own.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use media::{TrackId, container};
+use quinn::crypto::rustls::QuicClientConfig;
+use relay::clock::Clock;
+use relay::tls::Identity;
+use roadie::edge_api::EdgeApi;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::bond::media::{AUDIO, VIDEO};
+use crate::cpu::child::{answer, orders};
+use crate::cpu::product::BROADCAST;
+
+/// A viewer is content with frames of this age at most, as our player is.
+const MAX_AGE: Duration = Duration::from_millis(700);
+
+/// Viewers that shake hands at once: what is measured is watching, not joining.
+const JOINING: usize = 16;
+
+/// Of so many viewers the time of every frame is written down; all are counted.
+const TIMED: usize = 50;
+
+/// Frames whose times wait to be compared with the relay's; more are not written down. 50 viewers, 80 frames a second,
+/// a minute.
+const MAX_TIMES: usize = 50 * 80 * 60;
+
+/// How often the relay is asked when it had what.
+const ASK: Duration = Duration::from_millis(500);
+
+/// A frame that the relay still has not told of after this is not compared.
+const TOLD: Duration = Duration::from_secs(2);
+
+/// What came within a measurement.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Came {
+    /// Bytes of media, over all viewers.
+    pub bytes: u64,
+    /// Frames and packets, over all viewers.
+    pub frames: u64,
+    /// From the relay having a frame to a viewer having it, ms.
+    pub added_p50_ms: f64,
+    /// The same for 95 of 100.
+    pub added_p95_ms: f64,
+    /// Frames of which that is known.
+    pub timed: u64,
+    /// Viewers whose session ended.
+    pub left: u64,
+}
+
+/// A frame came to a viewer.
+#[derive(Clone, Copy)]
+struct Passage {
+    track: u8,
+    /// Microseconds of the broadcast clock,
+    captured: u64,
+    /// and the same clock when it came.
+    arrived: u64,
+}
+
+#[derive(Default)]
+struct Count {
+    bytes: AtomicU64,
+    frames: AtomicU64,
+    here: AtomicU64,
+    left: AtomicU64,
+    times: Mutex<Vec<Passage>>,
+}
+
+/// Where the relay is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub quic: u16,
+    pub http: u16,
+    /// Its state folder, with its certificate.
+    pub state: String,
+}
+
+impl Place {
+    /// As one argument.
+    pub fn words(&self) -> String {
+        format!("{},{},{}", self.quic, self.http, self.state)
+    }
+
+    fn parse(words: &str) -> anyhow::Result<Self> {
+        let mut parts = words.splitn(3, ',');
+        let mut next = || parts.next().context("no relay was told");
+        Ok(Self { quic: next()?.parse()?, http: next()?.parse()?, state: next()?.to_owned() })
+    }
+}
+
+/// Says `ready` when everybody watches, then answers `begin`, and `end` with what came between the two.
+pub async fn crowd(viewers: usize, relay: &str) -> anyhow::Result<()> {
+    let place = Place::parse(relay)?;
+    let config = client(Path::new(&place.state))?;
+    let (count, clock) = (Arc::new(Count::default()), Clock::start());
+    let joining = Arc::new(Semaphore::new(JOINING));
+    for number in 0..viewers {
+        let (config, count, joining) = (config.clone(), count.clone(), joining.clone());
+        let port = place.quic;
+        tokio::spawn(async move {
+            if let Err(error) = watch(config, port, &count, &joining, (number < TIMED).then_some(clock)).await
+            {
+                eprintln!("viewer {number}: {error:#}");
+            }
+            count.left.fetch_add(1, Relaxed);
+        });
+    }
+    while count.here.load(Relaxed) < viewers as u64 {
+        anyhow::ensure!(count.left.load(Relaxed) == 0, "a viewer could not watch");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    answer("ready");
+    let api = EdgeApi::new(place.http);
+    let mut orders = orders();
+    while orders.recv().await.is_some() {
+        let mut published = HashMap::new();
+        let mut next = api.trace(BROADCAST, 0).await.last().map_or(0, |passage| passage.seq + 1);
+        take(&count);
+        answer("begun");
+        let mut asking = tokio::time::interval(ASK);
+        let mut ask = async |published: &mut HashMap<(u8, u64), u64>| {
+            for passage in api.trace(BROADCAST, next).await {
+                next = passage.seq + 1;
+                published.insert((passage.track, passage.capture_us), passage.published_us);
+            }
+        };
+        loop {
+            tokio::select! {
+                _ = asking.tick() => ask(&mut published).await,
+                order = orders.recv() => match order {
+                    Some(_) => break,
+                    None => return Ok(()),
+                }
+            }
+        }
+        let (mut came, times) = take(&count);
+        ask(&mut published).await;
+        compare(&mut came, &times, &published);
+        answer(&serde_json::to_string(&came)?);
+    }
+    Ok(())
+}
+
+/// What came since the last time.
+fn take(count: &Count) -> (Came, Vec<Passage>) {
+    let times = std::mem::take(&mut *count.times.lock().unwrap_or_else(PoisonError::into_inner));
+    let came = Came {
+        bytes: count.bytes.swap(0, Relaxed),
+        frames: count.frames.swap(0, Relaxed),
+        left: count.left.load(Relaxed),
+        ..Came::default()
+    };
+    (came, times)
+}
+
+fn compare(came: &mut Came, times: &[Passage], published: &HashMap<(u8, u64), u64>) {
+    let mut added = Histogram::<u64>::new(3).ok();
+    for Passage { track, captured, arrived } in times {
+        let Some(published) = published.get(&(*track, *captured)) else { continue };
+        let micros = arrived.saturating_sub(*published);
+        if let Some(added) = added.as_mut().filter(|_| micros < TOLD.as_micros() as u64) {
+            added.saturating_record(micros.max(1));
+        }
+    }
+    if let Some(added) = added {
+        came.added_p50_ms = added.value_at_quantile(0.5) as f64 / 1e3;
+        came.added_p95_ms = added.value_at_quantile(0.95) as f64 / 1e3;
+        came.timed = added.len();
+    }
+}
+
+/// Trusts the relay's own certificate.
+fn client(state: &Path) -> anyhow::Result<quinn::ClientConfig> {
+    let Identity { chain, .. } = Identity::self_signed(state)?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in chain {
+        roots.add(certificate)?;
+    }
+    let mut tls =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    tls.alpn_protocols = moq_net::ALPNS.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+    Ok(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?)))
+}
+
+/// One viewer, until its session ends.
+async fn watch(
+    config: quinn::ClientConfig,
+    port: u16,
+    count: &Arc<Count>,
+    joining: &Semaphore,
+    timed: Option<Clock>,
+) -> anyhow::Result<()> {
+    let place = joining.acquire().await?;
+    let mut endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    endpoint.set_default_client_config(config);
+    let connection = endpoint.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), "localhost")?.await?;
+    let (producer, driver) = moq_net::origin::Producer::new(moq_net::origin::Config::default());
+    tokio::spawn(moq_net::time::run(driver));
+    let client = moq_net::Client::new().with_subscriber(producer.clone());
+    let session = web_transport_quinn::Session::raw(connection);
+    let (_session, driver) = client.connect(Instant::now(), session).await?;
+    let running = tokio::spawn(moq_net::time::run(driver));
+    let consumer = producer.consume();
+    let announced = consumer.announced().next().await.context("nothing is announced")?;
+    let broadcast = consumer.request_broadcast(&announced.prefix).await?;
+    let subscription = moq_net::track::Subscription::default().with_max_age(MAX_AGE);
+    let mut tracks = Vec::new();
+    for (id, name) in [(VIDEO, "video/720p"), (AUDIO, "audio")] {
+        tracks.push((id, broadcast.track(name)?.subscribe(subscription.clone()).await?));
+    }
+    drop(place);
+    let mut readers: Vec<_> =
+        tracks.into_iter().map(|(id, track)| tokio::spawn(read(id, track, count.clone(), timed))).collect();
+    let video = readers.swap_remove(0);
+    tokio::select! {
+        ended = video => ended??,
+        _ = running => {}
+    }
+    Ok(())
+}
+
+async fn read(
+    id: TrackId,
+    mut track: moq_net::track::Subscriber,
+    count: Arc<Count>,
+    timed: Option<Clock>,
+) -> anyhow::Result<()> {
+    let mut first = true;
+    while let Some(mut group) = track.recv_group().await? {
+        let (count, now) = (count.clone(), std::mem::take(&mut first));
+        if now {
+            count.here.fetch_add(1, Relaxed);
+        }
+        // Groups come side by side.
+        tokio::spawn(async move {
+            while let Ok(Some(frame)) = group.read_frame().await {
+                arrived(id, &frame.payload, &count, timed);
+            }
+        });
+    }
+    Ok(())
+}
+
+fn arrived(track: TrackId, payload: &bytes::Bytes, count: &Count, timed: Option<Clock>) {
+    count.frames.fetch_add(1, Relaxed);
+    count.bytes.fetch_add(payload.len() as u64, Relaxed);
+    let Some(clock) = timed else { return };
+    let Ok((captured, _)) = container::decode(payload.clone()) else { return };
+    let arrived = clock.now().as_micros();
+    let mut times = count.times.lock().unwrap_or_else(PoisonError::into_inner);
+    if times.len() < MAX_TIMES {
+        times.push(Passage { track: track.0, captured: captured.as_micros(), arrived });
+    }
+}

@@ -1,0 +1,206 @@
+//! What viewers cost: `roadie-bench fanout`.
+//!
+//! The real relay as a process of its own, a venue that sends a made-up show over a bond of one uplink, and a crowd of MoQ
+//! viewers, in processes of their own too, on this machine. What is counted is the relay's CPU and memory; what is timed is
+//! a frame's way from the relay having it to a viewer having it.
+
+mod crowd;
+mod floor;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use roadie::edge_api::EdgeApi;
+use roadie::edge_process::EdgeProcess;
+use serde::Serialize;
+use serde_json::json;
+
+use self::crowd::{Came, Place};
+use crate::bond::media::Media;
+use crate::bond::plan::Plan;
+use crate::bond::real::stalls::Watch;
+use crate::bond::text;
+use crate::cpu::child::Child;
+use crate::cpu::product::{self, BROADCAST};
+use crate::process;
+
+/// After the last viewer has come, this is not measured.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// A viewer may take so long to join; the show goes on for them all.
+const JOIN: Duration = Duration::from_millis(100);
+
+/// CPU and memory of the relay for a crowd of MoQ viewers, and the latency that it adds, beside the least that the same
+/// bytes can cost here.
+#[derive(Args, Clone)]
+pub struct Raw {
+    /// Viewers; may be repeated
+    #[arg(long, value_name = "N", default_values_t = [50, 100, 200])]
+    viewers: Vec<usize>,
+
+    /// Rate of the video, Mb/s
+    #[arg(long, value_name = "MBPS", default_value_t = 3.0)]
+    bitrate: f64,
+
+    /// How long is measured, s
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    seconds: u64,
+
+    /// Write all figures here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// What a child process is to be
+    #[arg(long, hide = true)]
+    role: Option<Role>,
+
+    /// What a child process is told of the relay
+    #[arg(long, hide = true, default_value = "")]
+    other: String,
+}
+
+/// A child process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Role {
+    Venue,
+    Crowd,
+}
+
+/// What so many viewers cost.
+#[derive(Debug, Serialize)]
+struct Cost {
+    viewers: usize,
+    cpu_s: f64,
+    delivered_gigabits: f64,
+    /// The same for the bytes alone.
+    floor_per_gigabit: f64,
+    memory_per_viewer_kb: f64,
+    /// Of the frames that the relay had, over all viewers.
+    delivered_part: f64,
+    came: Came,
+    stalls: u64,
+}
+
+impl Cost {
+    fn per_gigabit(&self) -> f64 {
+        self.cpu_s / self.delivered_gigabits.max(1e-9)
+    }
+}
+
+/// Runs and prints; in a child process, plays its role.
+pub fn run(raw: Raw) -> anyhow::Result<()> {
+    if raw.seconds == 0 || raw.viewers.contains(&0) {
+        bail!("--seconds 0 and --viewers 0 measure nothing");
+    }
+    if !(0.1..=100.0).contains(&raw.bitrate) {
+        bail!("--bitrate cannot be used: {} is not between 0.1 and 100 Mb/s", raw.bitrate);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match (raw.role, raw.viewers.first()) {
+        (Some(Role::Venue), Some(viewers)) => {
+            runtime.block_on(product::venue(&plan(&raw, *viewers), 1, &raw.other))
+        }
+        (Some(Role::Crowd), Some(viewers)) => runtime.block_on(crowd::crowd(*viewers, &raw.other)),
+        _ => runtime.block_on(measure_all(&raw)),
+    }
+}
+
+fn plan(raw: &Raw, viewers: usize) -> Plan {
+    let length = Duration::from_secs(raw.seconds) + 2 * SETTLE + JOIN * viewers as u32;
+    let media = Media {
+        video: text::megabits(raw.bitrate),
+        group: 30,
+        keyframe_ratio: 4.0,
+        length,
+        ..Media::default()
+    };
+    Plan::new(Vec::new(), media)
+}
+
+async fn measure_all(raw: &Raw) -> anyhow::Result<()> {
+    let dir = std::env::temp_dir().join(format!("roadie-bench-fanout-{}", std::process::id()));
+    println!(
+        "{} Mb/s of video and 96 kb/s of sound, {} s of each; CPU of the relay, user and system",
+        raw.bitrate, raw.seconds
+    );
+    println!("viewers  CPU  CPU s/Gb  floor  times  kB/viewer  added ms P50 / P95  delivered");
+    let mut costs = Vec::new();
+    for viewers in raw.viewers.iter().copied() {
+        let result = measure(raw, viewers, &dir).await;
+        // A folder that stays is litter, no more.
+        let _ = std::fs::remove_dir_all(&dir);
+        let cost = result?;
+        let void = if cost.stalls > 0 { "  the machine stalled" } else { "" };
+        println!(
+            "{viewers:7}  {:3.0} %  {:8.3}  {:.3}  {:5.1}  {:9.0}  {:8.1} / {:6.1}  {:7.3} %{void}",
+            100.0 * cost.cpu_s / raw.seconds as f64,
+            cost.per_gigabit(),
+            cost.floor_per_gigabit,
+            cost.per_gigabit() / cost.floor_per_gigabit,
+            cost.memory_per_viewer_kb,
+            cost.came.added_p50_ms,
+            cost.came.added_p95_ms,
+            100.0 * cost.delivered_part,
+        );
+        costs.push(cost);
+    }
+    if let Some(file) = &raw.json {
+        let figures = json!({ "bitrate_mbps": raw.bitrate, "seconds": raw.seconds, "costs": costs });
+        std::fs::write(file, format!("{figures:#}\n")).with_context(|| format!("{}", file.display()))?;
+    }
+    Ok(())
+}
+
+async fn measure(raw: &Raw, viewers: usize, dir: &Path) -> anyhow::Result<Cost> {
+    let watch = Watch::start();
+    let program = std::env::current_exe()?.with_file_name("roadie-relay");
+    let edge = EdgeProcess::start(&program, dir, 0, None).await?;
+    let pid = edge.child.id().context("the relay ended")?;
+    let arguments = |role: &str, other: String| -> Vec<String> {
+        let own = ["fanout", "--role", role, "--other", &other, "--viewers", &viewers.to_string()];
+        let media = ["--bitrate", &raw.bitrate.to_string(), "--seconds", &raw.seconds.to_string()];
+        own.into_iter().chain(media).map(str::to_owned).collect()
+    };
+    let mut venue = Child::start(&arguments("venue", format!("{},{}", edge.quic_port, edge.fingerprint)))?;
+    venue.line().await?;
+    venue.say("go").await?;
+    let before = memory(pid)?;
+    let state = dir.join("relay").display().to_string();
+    let place = Place { quic: edge.quic_port, http: edge.http_port, state };
+    let mut crowd = Child::start(&arguments("crowd", place.words()))?;
+    crowd.line().await.context("the crowd does not come")?;
+    tokio::time::sleep(SETTLE).await;
+    let api = EdgeApi::new(edge.http_port);
+    let published =
+        async || api.get("/api/status").await["broadcasts"][BROADCAST]["published"].as_u64().unwrap_or(0);
+    crowd.say("begin").await?;
+    crowd.line().await?;
+    let (had, ran) = (published().await, process::cpu(pid)?);
+    tokio::time::sleep(Duration::from_secs(raw.seconds)).await;
+    let (has, runs) = (published().await, process::cpu(pid)?);
+    crowd.say("end").await?;
+    let came: Came = serde_json::from_str(&crowd.line().await?).context("the crowd speaks nonsense")?;
+    let memory = memory(pid)?.saturating_sub(before);
+    anyhow::ensure!(came.left == 0, "{} viewers left", came.left);
+    anyhow::ensure!(has > had, "the show ended before its time: the viewers took too long to join");
+    Ok(Cost {
+        viewers,
+        cpu_s: runs - ran,
+        delivered_gigabits: came.bytes as f64 * 8e-9,
+        floor_per_gigabit: floor::measure(viewers)?,
+        memory_per_viewer_kb: memory as f64 / 1024.0 / viewers as f64,
+        delivered_part: came.frames as f64 / ((has - had) * viewers as u64) as f64,
+        came,
+        stalls: watch.stalls().count,
+    })
+}
+
+/// Bytes of memory that a process has, all counted (`VmRSS`).
+fn memory(pid: u32) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+    Ok(kilobytes * 1024)
+}

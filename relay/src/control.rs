@@ -213,7 +213,8 @@ pub fn check_name(name: &str) -> Result<(), String> {
              at most {MAX_NAME} characters, such as tour/london"
         ));
     }
-    if matches!(name.split('/').next(), Some("api" | "assets" | "metrics" | "healthz" | "readyz")) {
+    if matches!(name.split('/').next(), Some("api" | "assets" | "metrics" | "healthz" | "readyz" | "status"))
+    {
         return Err(format!(
             "the broadcast name {name:?} begins with a word that the relay keeps for itself"
         ));

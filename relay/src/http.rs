@@ -94,6 +94,15 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/", get(|| async { own("text/html; charset=utf-8", include_str!("../web/status.html")) }))
+        .route(
+            "/status/page.css",
+            get(|| async { own("text/css; charset=utf-8", include_str!("../web/status.css")) }),
+        )
+        .route(
+            "/status/page.js",
+            get(|| async { own("text/javascript; charset=utf-8", include_str!("../web/status.js")) }),
+        )
         .route("/api/config", get(config))
         .route("/api/clock", get(clock))
         .route("/api/status", get(status))
@@ -119,6 +128,16 @@ async fn security_headers(request: Request, next: Next) -> Response {
     response
 }
 
+/// The status page: what is on the air, for people. It loads nothing from elsewhere.
+fn own(kind: &'static str, body: &'static str) -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
+    ];
+    (headers, body)
+}
+
 /// `index.html` for every broadcast name, and the player's files.
 async fn page(State(site): State<Arc<Site>>, request: Request) -> Response {
     let path = request.uri().path().trim_start_matches('/');
@@ -136,9 +155,7 @@ async fn page(State(site): State<Arc<Site>>, request: Request) -> Response {
             None => (StatusCode::NOT_FOUND, "no such file\n").into_response(),
         };
     }
-    if !path.is_empty()
-        && let Err(reason) = check_name(path)
-    {
+    if let Err(reason) = check_name(path) {
         return (StatusCode::NOT_FOUND, format!("{reason}\n")).into_response();
     }
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], player.page.clone()).into_response()

@@ -36,6 +36,11 @@ const LEAST: f64 = 0.1;
 const LEARNING: Duration = Duration::from_millis(300);
 const BEGINNING: Duration = Duration::from_millis(1_000);
 
+/// After so long without any path the rate from before says nothing. The paths that come back still know what they
+/// carried, and for as long as in the beginning the rate is what they say. Without that a show that had been dark for
+/// 5 s needed 8 s more until its picture was as good as before.
+const OUTAGE: Duration = Duration::from_millis(1_000);
+
 /// What waits in the bond's queue beyond a frame time's worth is to be gone in this time.
 const DRAIN: Duration = Duration::from_millis(300);
 const FRAME_TIME: f64 = 0.033;
@@ -73,11 +78,22 @@ pub(crate) struct Target {
     began: Option<Time>,
     /// The most that was available in the beginning.
     first: f64,
+    /// Since when there is no path.
+    dark: Option<Time>,
+    /// Until then it is not slow, because an outage has ended.
+    quick_until: Time,
 }
 
 impl Target {
     pub fn new() -> Self {
-        Self { rate: 0.0, not_before: Time::ZERO, began: None, first: 0.0 }
+        Self {
+            rate: 0.0,
+            not_before: Time::ZERO,
+            began: None,
+            first: 0.0,
+            dark: None,
+            quick_until: Time::ZERO,
+        }
     }
 
     /// Bits per second of media; 0 while there is no path, or nothing is known yet.
@@ -89,7 +105,11 @@ impl Target {
     pub fn update(&mut self, Carried { all, carries, best }: Carried, queued: u64, now: Time) {
         if all <= 0.0 {
             self.rate = 0.0;
+            self.dark.get_or_insert(now);
             return;
+        }
+        if self.dark.take().is_some_and(|dark| now >= dark + OUTAGE) {
+            self.quick_until = now + BEGINNING;
         }
         // If the best path fell silent now: what it holds until that is noticed, and what comes while the
         // encoder follows, must find room on the others within the deadline.
@@ -106,6 +126,8 @@ impl Target {
         if now < began + BEGINNING {
             self.first = self.first.max(available);
             self.rate = if now < began + LEARNING { 0.0 } else { self.first };
+        } else if now < self.quick_until {
+            self.rate = available;
         } else if available < self.rate * FALL_FROM {
             self.rate = available;
             self.not_before = now + REST;
@@ -144,8 +166,28 @@ mod tests {
     fn begun() -> Target {
         let mut target = Target::new();
         target.update(of(1e6, 1e6), 0, Time::from_millis(1_000));
-        target.update(of(0.0, 0.0), 0, Time::from_millis(9_000));
+        target.update(of(0.0, 0.0), 0, Time::from_millis(9_900));
         target
+    }
+
+    #[test]
+    fn the_end_of_an_outage_is_not_slow() {
+        let mut target = begun();
+        target.update(of(12e6, 5e6), 0, at(0));
+        let full = target.rate();
+        for (dark, quick) in [(500, false), (1_500, true)] {
+            let back = 10_000 + dark;
+            target.update(of(0.0, 0.0), 0, at(10_000));
+            target.update(Carried { all: 3e6, carries: 0.0, best: 0.0 }, 0, at(back));
+            assert!(target.rate() < 0.3e6, "{}", target.rate());
+            target.update(of(12e6, 5e6), 0, at(back + 300));
+            assert_eq!(target.rate() == full, quick, "{} after {dark} ms", target.rate());
+        }
+        target.update(of(6e6, 5e6), 0, at(12_000));
+        let low = target.rate();
+        assert!(low < full / 2.0, "it falls as ever");
+        target.update(of(12e6, 5e6), 0, at(14_000));
+        assert!(target.rate() <= low * RISE, "and is slow again, when the outage is over for long");
     }
 
     #[test]

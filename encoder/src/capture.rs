@@ -18,6 +18,7 @@ mod clip;
 mod file;
 mod microphone;
 mod network;
+mod pipewire;
 mod screen;
 mod test;
 mod timeline;
@@ -25,6 +26,7 @@ mod units;
 mod watch;
 
 pub(crate) use camera::devices as cameras;
+pub(crate) use pipewire::{Node, nodes};
 pub(crate) use screen::displays;
 pub(crate) use watch::{Told, Watch};
 

@@ -25,7 +25,7 @@ const NETWORK: &[(&str, &str, &[&str])] = &[
 /// Everything found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Devices {
-    /// Lowest number first.
+    /// Those of V4L2, lowest number first, and those that only PipeWire has.
     pub cameras: Vec<Camera>,
     /// Screens of X11.
     pub screens: Vec<Device>,
@@ -101,7 +101,7 @@ pub fn find() -> Result<Devices, EncoderError> {
         ability(&place, encoder.name, encoder.works.err())
     });
     Ok(Devices {
-        cameras: capture::cameras().iter().map(|path| camera(path)).collect(),
+        cameras: cameras(),
         screens: screens(),
         microphones: microphones(),
         network: network.collect(),
@@ -113,12 +113,27 @@ fn ability(name: &str, input: &str, missing: Option<String>) -> Ability {
     Ability { name: name.to_owned(), input: input.to_owned(), missing }
 }
 
-fn camera(path: &Path) -> Camera {
+fn cameras() -> Vec<Camera> {
+    let present = capture::cameras();
+    let mut nodes = capture::nodes();
+    nodes.retain(|node| !node.is_among(&present));
+    present.iter().map(|path| device(path)).chain(nodes.iter().map(node)).collect()
+}
+
+fn node(node: &capture::Node) -> Camera {
+    camera(&node.name, node.description.clone(), Ok(modes(&node.caps)))
+}
+
+fn device(path: &Path) -> Camera {
     let device = path.display().to_string();
     let node = path.file_name().unwrap_or_default();
     let name = Path::new("/sys/class/video4linux").join(node).join("name");
     let name = std::fs::read_to_string(name).map_or_else(|_| device.clone(), |name| name.trim().to_owned());
-    let (modes, problem) = match open_modes(&device) {
+    camera(&device, name, open_modes(&device))
+}
+
+fn camera(device: &str, name: String, modes: Result<Vec<Mode>, String>) -> Camera {
+    let (modes, problem) = match modes {
         Ok(modes) if modes.is_empty() => (modes, Some("it gives no pictures that can be used".to_owned())),
         Ok(modes) => (modes, None),
         Err(problem) => (Vec::new(), Some(problem)),
@@ -194,33 +209,25 @@ fn screens() -> Vec<Device> {
 
 /// What PulseAudio or PipeWire offers, and the sound cards themselves.
 fn microphones() -> Vec<Device> {
-    let mut found = Vec::new();
-    let monitor = gst::DeviceMonitor::new();
-    monitor.add_filter(Some("Audio/Source"), None);
-    if monitor.start().is_ok() {
-        for device in monitor.devices() {
-            let properties = device.properties();
-            let text = |key: &str| properties.as_ref().and_then(|all| all.get::<String>(key).ok());
-            // What is played here is no microphone.
-            if text("device.class").as_deref() == Some("monitor") {
-                continue;
-            }
-            let element = device.create_element(None).ok();
-            let by_pulse = element
-                .as_ref()
-                .and_then(|element| element.factory())
-                .is_some_and(|factory| factory.name() == "pulsesrc");
-            let id =
-                element.filter(|_| by_pulse).and_then(|element| element.property::<Option<String>>("device"));
-            if let Some(id) = id {
-                found.push(Device { input: format!("pulse:{id}"), name: device.display_name().to_string() });
-            }
-        }
-        monitor.stop();
-    }
+    // Not by a monitor: in one PipeWire's plug-in hides what PulseAudio's, which is used to capture, finds.
+    let pulse = gst::DeviceProviderFactory::by_name("pulsedeviceprovider");
+    let sources = pulse.map(|provider| provider.devices()).unwrap_or_default();
+    let mut found: Vec<_> = sources.iter().filter_map(pulse_source).collect();
     let cards = std::fs::read_to_string(ALSA_STREAMS).unwrap_or_default();
     found.extend(cards.lines().filter_map(alsa));
     found
+}
+
+/// A source of PulseAudio.
+fn pulse_source(device: &gst::Device) -> Option<Device> {
+    let properties = device.properties();
+    let class = properties.and_then(|all| all.get::<String>("device.class").ok());
+    // What is played here is no microphone.
+    if !device.has_classes("Audio/Source") || class.as_deref() == Some("monitor") {
+        return None;
+    }
+    let id = device.create_element(None).ok()?.property::<Option<String>>("device")?;
+    Some(Device { input: format!("pulse:{id}"), name: device.display_name().to_string() })
 }
 
 /// A line of the kernel's list, such as `01-00: USB Audio : USB Audio : capture 1`.

@@ -91,6 +91,7 @@ fn package(element: &str) -> &'static str {
             "gstreamer1.0-plugins-bad"
         }
         "pulsesrc" => "gstreamer1.0-pulseaudio",
+        "pipewiresrc" => "gstreamer1.0-pipewire",
         "alsasrc" => "gstreamer1.0-alsa",
         _ => "gstreamer1.0-plugins-base",
     }

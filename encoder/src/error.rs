@@ -152,6 +152,11 @@ pub enum EncoderError {
         /// Why.
         message: String,
     },
+    /// The screens of a Wayland session.
+    #[error(
+        "this is a Wayland session, whose screens cannot be captured: log in with an X11 (Xorg) session, or let OBS capture the screen and send it here: `--input srt://:9000`, and in OBS the server srt://127.0.0.1:9000; `screen:0` takes that X11 display all the same"
+    )]
+    WaylandScreen,
     /// A stream from the network does not come, or breaks.
     #[error("the stream {input} failed: {message}; check the address and that the sender is on")]
     StreamFailed {

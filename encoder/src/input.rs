@@ -16,7 +16,8 @@ pub enum Input {
     File(PathBuf),
     /// A media file, played once in real time; its end is the end of the show.
     FileOnce(PathBuf),
-    /// A camera (`/dev/video0`), or the first one that works, with the show's microphone.
+    /// A camera (`/dev/video0`, or the name, the description or the serial number of a node of PipeWire), or the first
+    /// one that works, with the show's microphone.
     Camera(Option<String>),
     /// A screen of X11 (`:0`), or the one that the session is on, with the show's microphone.
     Screen(Option<String>),
@@ -46,8 +47,8 @@ pub enum InputError {
     MissingName(String, &'static str),
     /// Neither a known word nor an existing file.
     #[error(
-        "unknown input `{0}`: write `test`, `camera`, `camera:/dev/video0`, `screen`, `file:PATH`, `file-once:PATH`, \
-         the path of an existing file, or a stream (srt://, rtsp://, rtmp://, udp://)"
+        "unknown input `{0}`: write `test`, `camera`, `camera:/dev/video0`, `camera:NAME`, `screen`, `file:PATH`, \
+         `file-once:PATH`, the path of an existing file, or a stream (srt://, rtsp://, rtmp://, udp://)"
     )]
     Unknown(String),
     /// A stream whose address does not work.

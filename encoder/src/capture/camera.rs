@@ -1,4 +1,4 @@
-//! A camera.
+//! A camera, of V4L2 or of PipeWire.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use gstreamer::prelude::*;
 
 use super::Capture;
 use super::chain::{between, fit_pictures};
+use super::pipewire::{self, Node};
 use crate::elements::{add, caps_filter, make, opens};
 use crate::program::place::Stamps;
 use crate::{EncoderError, VideoSettings};
@@ -63,35 +64,71 @@ fn find(
     wanted: Option<&str>,
     settings: &VideoSettings,
 ) -> Result<(String, gst::Element, gst::Caps), EncoderError> {
-    let present = devices();
-    if let Some(device) = wanted {
-        if !Path::new(device).exists() {
-            return Err(EncoderError::CameraNotFound { device: device.to_owned(), found: found(&present) });
+    match wanted {
+        Some(device) if device.starts_with('/') => {
+            if !Path::new(device).exists() {
+                return Err(not_found(device, &pipewire::nodes()));
+            }
+            device_works(device, settings)
         }
-        let (source, caps) = try_camera(device, settings)?;
-        return Ok((device.to_owned(), source, caps));
-    }
-    let mut first_error = None;
-    for device in &present {
-        let device = device.display().to_string();
-        match try_camera(&device, settings) {
-            Ok((source, caps)) => return Ok((device, source, caps)),
-            Err(error) => drop(first_error.get_or_insert(error)),
+        Some(name) => {
+            // What is not installed is told as that.
+            make("pipewiresrc", &[])?;
+            let nodes = pipewire::nodes();
+            let node = nodes.iter().find(|node| node.is(name)).ok_or_else(|| not_found(name, &nodes))?;
+            node_works(node, settings)
+        }
+        None => {
+            let present = devices();
+            let of_kernel =
+                present.iter().map(|device| device_works(&device.display().to_string(), settings));
+            // Those of PipeWire are looked for where no other works: on new laptops they are the ones that do.
+            let nodes =
+                std::iter::once_with(pipewire::nodes).flatten().filter(|node| !node.is_among(&present));
+            let of_pipewire = nodes.map(|node| node_works(&node, settings));
+            let mut first_error = None;
+            for camera in of_kernel.chain(of_pipewire) {
+                match camera {
+                    Ok(works) => return Ok(works),
+                    Err(error) => drop(first_error.get_or_insert(error)),
+                }
+            }
+            Err(first_error.unwrap_or_else(|| not_found("at all", &[])))
         }
     }
-    let none = || EncoderError::CameraNotFound { device: "at all".into(), found: found(&present) };
-    Err(first_error.unwrap_or_else(none))
 }
 
-/// Opens a camera and chooses its mode.
-fn try_camera(device: &str, settings: &VideoSettings) -> Result<(gst::Element, gst::Caps), EncoderError> {
+/// Opens a camera of V4L2 and chooses its mode.
+fn device_works(
+    device: &str,
+    settings: &VideoSettings,
+) -> Result<(String, gst::Element, gst::Caps), EncoderError> {
     let source = make("v4l2src", &[])?;
     source.set_property("device", device);
+    open_with(device, source, None, settings)
+}
+
+/// The same for one of PipeWire.
+fn node_works(
+    node: &Node,
+    settings: &VideoSettings,
+) -> Result<(String, gst::Element, gst::Caps), EncoderError> {
+    open_with(&node.name, node.source()?, Some(node.caps.clone()), settings)
+}
+
+/// Opens what captures a camera, and chooses one of its modes: those given, or what the element says once it is open.
+fn open_with(
+    device: &str,
+    source: gst::Element,
+    modes: Option<gst::Caps>,
+    settings: &VideoSettings,
+) -> Result<(String, gst::Element, gst::Caps), EncoderError> {
     let failed = |message: String| EncoderError::CameraFailed { device: device.to_owned(), message };
     opens(&source).map_err(failed)?;
-    let modes = source.static_pad("src").map(|pad| pad.query_caps(None)).unwrap_or_else(gst::Caps::new_empty);
+    let asked = || source.static_pad("src").map(|pad| pad.query_caps(None));
+    let modes = modes.or_else(asked).unwrap_or_else(gst::Caps::new_empty);
     match choose(&modes, settings) {
-        Some(caps) => Ok((source, caps)),
+        Some(caps) => Ok((device.to_owned(), source, caps)),
         None => {
             let _ = source.set_state(gst::State::Null);
             Err(failed("it gives no pictures that can be used".into()))
@@ -156,11 +193,19 @@ fn devices_in(dir: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-fn found(present: &[PathBuf]) -> String {
-    if present.is_empty() {
-        return "no camera is connected; plug one in, or use `test` or a file".into();
+fn not_found(wanted: &str, nodes: &[Node]) -> EncoderError {
+    EncoderError::CameraNotFound { device: wanted.to_owned(), found: found(&devices(), nodes) }
+}
+
+fn found(present: &[PathBuf], nodes: &[Node]) -> String {
+    let devices = present.iter().map(|path| path.display().to_string());
+    let only_nodes = nodes.iter().filter(|node| !node.is_among(present)).map(|node| node.name.clone());
+    let list: Vec<_> = devices.chain(only_nodes).collect();
+    if list.is_empty() {
+        return "no camera is connected, and none is offered by a PipeWire of this user; plug one in, or use `test` \
+            or a file"
+            .into();
     }
-    let list: Vec<_> = present.iter().map(|path| path.display().to_string()).collect();
     format!("there is {}", list.join(", "))
 }
 
@@ -261,6 +306,6 @@ mod tests {
         let names: Vec<_> =
             devices_in(dir.path()).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["video2", "video10"]);
-        assert!(found(&[]).contains("no camera is connected"));
+        assert!(found(&[], &[]).contains("no camera is connected"));
     }
 }

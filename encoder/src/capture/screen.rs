@@ -23,7 +23,7 @@ pub(super) fn open(
 ) -> Result<Capture, EncoderError> {
     let display = match display {
         Some(display) => display.to_owned(),
-        None => std::env::var("DISPLAY").ok().filter(|name| !name.is_empty()).ok_or_else(no_session)?,
+        None => of_session(&set("DISPLAY"), &set("WAYLAND_DISPLAY"))?,
     };
     outlive_the_server();
     let source = make("ximagesrc", &[("use-damage", "false"), ("show-pointer", "true")])?;
@@ -71,12 +71,21 @@ fn outlive_the_server() {
     });
 }
 
-fn no_session() -> EncoderError {
-    let message = match std::env::var_os("WAYLAND_DISPLAY") {
-        Some(_) => "this is a Wayland session without X11, whose screens cannot be captured yet",
-        None => "this program runs in no graphical session (DISPLAY is not set)",
-    };
-    EncoderError::ScreenFailed { display: "of this session".into(), message: message.into() }
+fn set(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_default()
+}
+
+/// The display of a session with these variables. In one of Wayland the X server is there for old programs' windows
+/// only, and its screen is black.
+fn of_session(display: &str, wayland: &str) -> Result<String, EncoderError> {
+    match (display, wayland) {
+        ("", "") => Err(EncoderError::ScreenFailed {
+            display: "of this session".into(),
+            message: "this program runs in no graphical session (DISPLAY is not set)".into(),
+        }),
+        (display, "") => Ok(display.to_owned()),
+        _ => Err(EncoderError::WaylandScreen),
+    }
 }
 
 /// The displays of this machine, by name.
@@ -95,6 +104,14 @@ fn displays_in(dir: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_black_screen_of_a_wayland_session_is_refused() {
+        assert_eq!(of_session(":0", ""), Ok(":0".into()));
+        assert_eq!(of_session("", "wayland-0"), Err(EncoderError::WaylandScreen));
+        assert_eq!(of_session(":0", "wayland-0"), Err(EncoderError::WaylandScreen));
+        assert!(matches!(of_session("", ""), Err(EncoderError::ScreenFailed { .. })));
+    }
 
     #[test]
     fn displays_are_listed_by_number() {

@@ -55,6 +55,10 @@ pub const TEST: &[Need] = &[
     program("iproute2", "ip", "makes networks to pull cables in"),
     need("libfaketime", "steps the clock of a program"),
     program("ffmpeg", "ffprobe", "reads recordings, independently of us"),
+    program("pipewire", "pipewire", "offers a camera that the tests make"),
+    program("wireplumber", "wireplumber", "connects that camera"),
+    program("dbus-daemon", "dbus-daemon", "what wireplumber talks over"),
+    need("gstreamer1.0-pipewire", "captures that camera"),
 ];
 
 /// How this process may install.

@@ -34,8 +34,8 @@ pub struct Raw {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// What to show: `camera`, `camera:/dev/video1`, `camera:NAME` (of PipeWire), `screen`, `file:CLIP.mp4` (looped), `file-once:CLIP.mp4`
-    /// (its end ends the show), `test` (a moving pattern), or a stream: `srt://HOST:PORT` (we call),
+    /// What to show: `camera`, `camera:/dev/video1`, `camera:NAME` (of PipeWire), `screen`,
+    /// `file:CLIP.mp4` (looped), `file-once:CLIP.mp4` (its end ends the show), `test` (a moving pattern), or a stream: `srt://HOST:PORT` (we call),
     /// `srt://:PORT` (we are called), `rtsp://HOST/PATH`, `rtmp://HOST/APP/NAME` or `udp://:PORT` (MPEG-TS).
     /// Repeat it for each input that you want to cut to; the first is on air at the start. `roadie devices`
     /// lists what is there

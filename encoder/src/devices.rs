@@ -27,6 +27,8 @@ const NETWORK: &[(&str, &str, &[&str])] = &[
 pub struct Devices {
     /// Those of V4L2, lowest number first, and those that only PipeWire has.
     pub cameras: Vec<Camera>,
+    /// What to install for those that only PipeWire has, where it is missing.
+    pub pipewire_missing: Option<String>,
     /// Screens of X11.
     pub screens: Vec<Device>,
     /// Microphones and line-ins.
@@ -102,6 +104,7 @@ pub fn find() -> Result<Devices, EncoderError> {
     });
     Ok(Devices {
         cameras: cameras(),
+        pipewire_missing: make("pipewiresrc", &[]).err().map(|error| error.to_string()),
         screens: screens(),
         microphones: microphones(),
         network: network.collect(),
@@ -209,7 +212,7 @@ fn screens() -> Vec<Device> {
 
 /// What PulseAudio or PipeWire offers, and the sound cards themselves.
 fn microphones() -> Vec<Device> {
-    // Not by a monitor: in one PipeWire's plug-in hides what PulseAudio's, which is used to capture, finds.
+    // Not by a monitor: in one, other plug-ins may hide what this one finds, as PipeWire's does.
     let pulse = gst::DeviceProviderFactory::by_name("pulsedeviceprovider");
     let sources = pulse.map(|provider| provider.devices()).unwrap_or_default();
     let mut found: Vec<_> = sources.iter().filter_map(pulse_source).collect();

@@ -41,7 +41,9 @@ fn text(found: &Devices) -> String {
         }
     };
     let cameras = found.cameras.iter().flat_map(camera).collect();
-    section("Cameras", or(cameras, "none: plug one in, and be in the group `video`"));
+    let mut cameras = or(cameras, "none: plug one in, and be in the group `video`");
+    cameras.extend(found.pipewire_missing.iter().map(|missing| format!("of PipeWire: none, as {missing}")));
+    section("Cameras", cameras);
     let screens = found.screens.iter().map(device).collect();
     section("Screens", or(screens, "none: there is no X11 session on this machine"));
     let microphones = found.microphones.iter().map(device).collect();
@@ -81,8 +83,10 @@ mod tests {
 
     #[test]
     fn a_machine_without_anything_says_so() {
-        let text = text(&Devices::default());
-        assert_eq!(text.matches("none: ").count(), 3, "{text}");
+        let told = text(&Devices::default());
+        assert_eq!(told.matches("none: ").count(), 3, "{told}");
+        let missing = Devices { pipewire_missing: Some("it is missing".into()), ..Devices::default() };
+        assert!(text(&missing).contains("of PipeWire: none, as it is missing"));
     }
 
     #[test]

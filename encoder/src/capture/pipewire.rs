@@ -81,7 +81,7 @@ pub(crate) fn nodes() -> Vec<Node> {
 }
 
 fn list() -> Vec<Node> {
-    // Not by a monitor: that one hides the same cameras of V4L2, and other sound systems' microphones.
+    // Not by a monitor, which would start the plug-ins of all other devices too.
     let provider = gst::DeviceProviderFactory::by_name("pipewiredeviceprovider");
     let devices = provider.map(|provider| provider.devices()).unwrap_or_default();
     let mut nodes: Vec<_> = devices.iter().filter_map(node).collect();

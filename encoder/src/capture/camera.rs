@@ -202,8 +202,8 @@ fn found(present: &[PathBuf], nodes: &[Node]) -> String {
     let only_nodes = nodes.iter().filter(|node| !node.is_among(present)).map(|node| node.name.clone());
     let list: Vec<_> = devices.chain(only_nodes).collect();
     if list.is_empty() {
-        return "no camera is connected, and none is offered by a PipeWire of this user; plug one in, or use `test` \
-            or a file"
+        return "no camera is connected, and none is offered by a PipeWire of this user (`roadie devices` says if \
+            something is missing for that); plug one in, or use `test` or a file"
             .into();
     }
     format!("there is {}", list.join(", "))

@@ -103,3 +103,28 @@ fn node(device: &gst::Device) -> Option<Node> {
         caps: device.caps()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_v4l2_has_too_is_known_by_its_device_and_all_by_three_names() {
+        gst::init().expect("GStreamer");
+        let node = |device: Option<&str>| Node {
+            name: "v4l2_input.usb".into(),
+            description: "Webcam (V4L2)".into(),
+            serial: "57".into(),
+            device: device.map(str::to_owned),
+            caps: gst::Caps::new_any(),
+        };
+        let present = [PathBuf::from("/dev/video0")];
+        assert!(node(Some("/dev/video0")).is_among(&present));
+        assert!(!node(Some("/dev/video1")).is_among(&present));
+        assert!(!node(None).is_among(&present));
+        for wanted in ["v4l2_input.usb", "Webcam (V4L2)", "57"] {
+            assert!(node(None).is(wanted), "{wanted}");
+        }
+        assert!(!node(None).is("5"));
+    }
+}

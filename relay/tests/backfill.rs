@@ -170,8 +170,7 @@ async fn an_edge_that_is_stopped_ends_its_files_and_its_venue_calls_the_next_one
     let venue = edge.live(&recording);
     edge.until_published(60).await;
     assert!(edge.stop().await.success());
-    let reason = || venue.status().uplinks.into_iter().find_map(|uplink| uplink.reason).unwrap_or_default();
-    until("the venue to know why", async || reason().contains("the edge is being stopped")).await;
+    until("the venue to know", async || venue.status().uplinks.iter().all(|uplink| !uplink.connected)).await;
     let files = std::fs::read_dir(edge.keep()).unwrap().map(|entry| entry.unwrap().path());
     let files: Vec<_> =
         files.filter(|file| file.extension().is_some_and(|extension| extension == "mp4")).collect();

@@ -35,7 +35,8 @@ pub fn ffprobe(file: &Path) -> Probed {
 /// many pictures it found.
 pub fn ffprobe_torn(file: &Path) -> usize {
     let output = ffprobe_command(file).output().expect("ffprobe is needed for this test");
-    assert!(output.status.success(), "{}", output.status);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {complaints}", output.status);
     Probed::parse(&output.stdout).number("streams.stream.0.nb_read_frames") as usize
 }
 

@@ -95,7 +95,7 @@ impl Start {
         put_box(&mut out, b"moov", |out| {
             self.put_mvhd(0, out);
             for (track, entry) in self.tracks.iter().zip(&entries) {
-                self.put_trak(track, entry, None, out);
+                self.put_trak(track, &Described::of(track, entry), None, out);
             }
             put_box(out, b"mvex", |out| {
                 duration = out.len();
@@ -122,15 +122,27 @@ impl Start {
     /// The `moov` of a finished file, from a table per track, shown from so many microseconds after its start.
     pub(super) fn write_tables(&self, tables: &[Table], shown_from: u64) -> Result<Vec<u8>, CmafError> {
         let entries = self.sample_entries()?;
+        let described: Vec<_> =
+            self.tracks.iter().zip(&entries).map(|(track, entry)| Described::of(track, entry)).collect();
+        Ok(self.write_described(&described, tables, shown_from))
+    }
+
+    /// The same, where tracks change on the way.
+    pub(super) fn write_described(
+        &self,
+        described: &[Described],
+        tables: &[Table],
+        shown_from: u64,
+    ) -> Vec<u8> {
         let mut out = Vec::new();
         put_box(&mut out, b"moov", |out| {
             let end = tables.iter().map(Table::end).max().unwrap_or(0);
             self.put_mvhd(end.saturating_sub(shown_from), out);
-            for ((track, entry), table) in self.tracks.iter().zip(&entries).zip(tables) {
-                self.put_trak(track, entry, Some((table, shown_from)), out);
+            for ((track, described), table) in self.tracks.iter().zip(described).zip(tables) {
+                self.put_trak(track, described, Some((table, shown_from)), out);
             }
         });
-        Ok(out)
+        out
     }
 
     /// Reads a `moov` body that [`Start::write`] wrote.
@@ -172,7 +184,13 @@ impl Start {
     }
 
     /// `table`: in a finished file, with what is shown first.
-    fn put_trak(&self, track: &Track, entry: &[u8], table: Option<(&Table, u64)>, out: &mut Vec<u8>) {
+    fn put_trak(
+        &self,
+        track: &Track,
+        described: &Described,
+        table: Option<(&Table, u64)>,
+        out: &mut Vec<u8>,
+    ) {
         const ENABLED_AND_SHOWN: u32 = 7;
         put_box(out, b"trak", |out| {
             put_full_box(out, b"tkhd", 1, ENABLED_AND_SHOWN, |out| {
@@ -184,21 +202,18 @@ impl Start {
                 out.put_u16(if track.is_video() { 0 } else { 0x100 });
                 out.put_u16(0);
                 MATRIX.iter().for_each(|&value| out.put_u32(value));
-                let (width, height) = match &track.config {
-                    TrackConfig::Video(config) => (config.width, config.height),
-                    TrackConfig::Audio(_) => (0, 0),
-                };
+                let (width, height) = described.size;
                 out.put_u32(width << 16);
                 out.put_u32(height << 16);
             });
             if let Some((table, shown_from)) = table {
                 table.put_edit_list(shown_from, out);
             }
-            put_box(out, b"mdia", |out| self.put_mdia(track, entry, table.map(|(table, _)| table), out));
+            put_box(out, b"mdia", |out| self.put_mdia(track, described, table.map(|(table, _)| table), out));
         });
     }
 
-    fn put_mdia(&self, track: &Track, entry: &[u8], table: Option<&Table>, out: &mut Vec<u8>) {
+    fn put_mdia(&self, track: &Track, described: &Described, table: Option<&Table>, out: &mut Vec<u8>) {
         put_full_box(out, b"mdhd", 1, 0, |out| {
             self.put_times(out);
             out.put_u32(TIMESCALE);
@@ -227,8 +242,8 @@ impl Start {
             });
             put_box(out, b"stbl", |out| {
                 put_full_box(out, b"stsd", 0, 0, |out| {
-                    out.put_u32(1);
-                    out.put_slice(entry);
+                    out.put_u32(described.entries.len() as u32);
+                    described.entries.iter().for_each(|entry| out.put_slice(entry));
                 });
                 if let Some(table) = table {
                     return table.put(track.is_video(), out);
@@ -242,23 +257,47 @@ impl Start {
     }
 
     fn sample_entries(&self) -> Result<Vec<Vec<u8>>, CmafError> {
-        self.tracks.iter().map(|track| self.sample_entry(track)).collect()
+        self.tracks.iter().map(|track| sample_entry(track, self.parameter_sets(track.id))).collect()
     }
+}
 
-    fn sample_entry(&self, track: &Track) -> Result<Vec<u8>, CmafError> {
-        let unsupported = |codec: &str| CmafError::UnsupportedCodec(codec.to_owned());
-        track.config.check_storable().map_err(unsupported)?;
-        match &track.config {
-            TrackConfig::Video(config) if track.config.is_h264() => {
-                let sets = self.parameter_sets(track.id).ok_or(CmafError::NoParameterSets(track.id))?;
-                let avcc = sets.avcc()?;
-                Ok(visual(b"avc1", config, |out| put_box(out, b"avcC", |out| out.put_slice(&avcc))))
-            }
-            TrackConfig::Video(config) => Ok(visual(b"vp08", config, |out| {
-                put_full_box(out, b"vpcC", 1, 0, |out| out.put_slice(&vp8::vpcc()));
-            })),
-            TrackConfig::Audio(config) => Ok(opus(config)),
+/// What a track's boxes say of its frames.
+#[derive(Clone, Debug)]
+pub(super) struct Described {
+    /// Its sample entries.
+    pub(super) entries: Vec<Vec<u8>>,
+    /// The largest picture, pixels; 0 of sound.
+    pub(super) size: (u32, u32),
+}
+
+impl Described {
+    /// All frames alike.
+    pub(super) fn of(track: &Track, entry: &[u8]) -> Self {
+        Self { entries: vec![entry.to_vec()], size: size(track) }
+    }
+}
+
+/// Pixels of a picture; 0 of sound.
+pub(super) fn size(track: &Track) -> (u32, u32) {
+    match &track.config {
+        TrackConfig::Video(config) => (config.width, config.height),
+        TrackConfig::Audio(_) => (0, 0),
+    }
+}
+
+/// How a player has to set up its decoder for the frames of a track.
+pub(super) fn sample_entry(track: &Track, sets: Option<&ParameterSets>) -> Result<Vec<u8>, CmafError> {
+    let unsupported = |codec: &str| CmafError::UnsupportedCodec(codec.to_owned());
+    track.config.check_storable().map_err(unsupported)?;
+    match &track.config {
+        TrackConfig::Video(config) if track.config.is_h264() => {
+            let avcc = sets.ok_or(CmafError::NoParameterSets(track.id))?.avcc()?;
+            Ok(visual(b"avc1", config, |out| put_box(out, b"avcC", |out| out.put_slice(&avcc))))
         }
+        TrackConfig::Video(config) => Ok(visual(b"vp08", config, |out| {
+            put_full_box(out, b"vpcC", 1, 0, |out| out.put_slice(&vp8::vpcc()));
+        })),
+        TrackConfig::Audio(config) => Ok(opus(config)),
     }
 }
 

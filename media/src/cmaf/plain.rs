@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BufMut;
 
 use super::boxes::put_box;
-use super::init::{MDAT_HEADER, Start};
+use super::init::{Described, MDAT_HEADER, Start, sample_entry, size};
 use super::table::{MAX_SAMPLES, Table};
 use super::{CmafError, Ending, Fragment, MAX_PAYLOAD, Patch};
 use crate::h264::ParameterSets;
@@ -16,6 +16,10 @@ use crate::{Time, Track, TrackId};
 ///
 /// Bytes go to the file as they are handed out: what [`Plain::new`] returns, then one call of [`Plain::frame`] per
 /// frame, then [`Plain::finish`]. It holds 16 bytes of memory per frame.
+///
+/// H.264 may change its parameter sets, and with them the size of its picture ([`Plain::describe`]): the track then has a
+/// sample description for each (ISO/IEC 14496-12, 8.5.2). From the first change on keyframes carry their sets in band
+/// besides, as not all players look at more than the first description.
 #[derive(Debug)]
 pub struct Plain {
     start: Start,
@@ -30,6 +34,12 @@ struct Lane {
     table: Table,
     /// Decode times must grow: at least one more than the last.
     next_decode_time: u64,
+    described: Described,
+    /// The parameter sets of each description.
+    sets: Vec<Option<ParameterSets>>,
+    /// Which of them holds, and whether it is the only one.
+    current: usize,
+    changed: bool,
 }
 
 impl Plain {
@@ -42,8 +52,20 @@ impl Plain {
         zero: Time,
     ) -> Result<(Self, Vec<u8>), CmafError> {
         let start = Start { broadcast: broadcast.into(), tracks: tracks.to_vec(), zero, parameter_sets };
-        // What cannot be described at the end is found out now.
-        start.write_tables(&[], 0)?;
+        let lane = |track: &Track| {
+            let sets = start.parameter_sets(track.id).cloned();
+            let entry = sample_entry(track, sets.as_ref())?;
+            Ok(Lane {
+                id: track.id,
+                table: Table::default(),
+                next_decode_time: 0,
+                described: Described::of(track, &entry),
+                sets: vec![sets],
+                current: 0,
+                changed: false,
+            })
+        };
+        let lanes = tracks.iter().map(lane).collect::<Result<_, CmafError>>()?;
         let mut head = Vec::new();
         put_box(&mut head, b"ftyp", |out| {
             out.put_slice(b"isom");
@@ -56,24 +78,54 @@ impl Plain {
         });
         let media_header = head.len() as u64;
         head.extend(media_size(MDAT_HEADER as u64));
-        let lane = |track: &Track| Lane { id: track.id, table: Table::default(), next_decode_time: 0 };
-        let tracks = tracks.iter().map(lane).collect();
-        Ok((Self { start, tracks, position: head.len() as u64, media_header }, head))
+        Ok((Self { start, tracks: lanes, position: head.len() as u64, media_header }, head))
     }
 
-    /// The next frame of its track; its payload is to be appended to the file as it is.
-    pub fn frame(&mut self, fragment: &Fragment) -> Result<(), CmafError> {
+    /// The frames of this H.264 track that follow, from a keyframe on, are of this size and have these parameter sets.
+    pub fn describe(&mut self, track: &Track, sets: &ParameterSets) -> Result<(), CmafError> {
+        let lane = self.tracks.iter_mut().find(|lane| lane.id == track.id);
+        let lane = lane.ok_or(CmafError::UnknownTrack(track.id))?;
+        let entry = sample_entry(track, Some(sets))?;
+        lane.current = match lane.described.entries.iter().position(|known| *known == entry) {
+            Some(known) => known,
+            None => {
+                lane.described.entries.push(entry);
+                lane.sets.push(Some(sets.clone()));
+                let (width, height) = size(track);
+                let largest = &mut lane.described.size;
+                *largest = (largest.0.max(width), largest.1.max(height));
+                lane.sets.len() - 1
+            }
+        };
+        lane.changed = true;
+        lane.table.describe(lane.current as u32 + 1);
+        Ok(())
+    }
+
+    /// The next frame of its track; what this gives, and then its payload as it is, are to be appended to the file.
+    pub fn frame(&mut self, fragment: &Fragment) -> Result<Vec<u8>, CmafError> {
         let track = fragment.id.track;
         let since_zero = fragment.capture_time.micros_since(self.start.zero);
         let decode_time = u64::try_from(since_zero).map_err(|_| CmafError::BeforeStart)?;
-        let size = fragment.payload.len();
-        if size > MAX_PAYLOAD {
-            return Err(CmafError::FrameTooLarge(size));
+        let length = fragment.payload.len();
+        if length > MAX_PAYLOAD {
+            return Err(CmafError::FrameTooLarge(length));
         }
         let count: usize = self.tracks.iter().map(|lane| lane.table.len()).sum();
         let lane =
             self.tracks.iter_mut().find(|lane| lane.id == track).ok_or(CmafError::UnknownTrack(track))?;
         let decode_time = decode_time.max(lane.next_decode_time);
+        let mut before = Vec::new();
+        if lane.changed
+            && fragment.keyframe
+            && let Some(Some(sets)) = lane.sets.get(lane.current)
+        {
+            for set in sets.iter() {
+                before.put_u32(set.len() as u32);
+                before.put_slice(set);
+            }
+        }
+        let size = before.len() + length;
         let fits = count < MAX_SAMPLES
             && lane.table.add(decode_time, fragment.duration, fragment.keyframe, self.position, size as u32);
         if !fits {
@@ -81,14 +133,15 @@ impl Plain {
         }
         lane.next_decode_time = decode_time + 1;
         self.position += size as u64;
-        Ok(())
+        Ok(before)
     }
 
     /// What makes the file whole. It is shown from so long after its zero: what was captured before is there to be
     /// decoded only (an edit list says so).
     pub fn finish(self, shown_from: Duration) -> Result<Ending, CmafError> {
-        let tables: Vec<Table> = self.tracks.into_iter().map(|lane| lane.table).collect();
-        let moov = self.start.write_tables(&tables, shown_from.as_micros() as u64)?;
+        let (described, tables): (Vec<Described>, Vec<Table>) =
+            self.tracks.into_iter().map(|lane| (lane.described, lane.table)).unzip();
+        let moov = self.start.write_described(&described, &tables, shown_from.as_micros() as u64);
         let bytes = media_size(self.position - self.media_header);
         Ok(Ending { moov, header: Patch { at: self.media_header, bytes } })
     }

@@ -19,6 +19,8 @@ pub struct Table {
     first: u64,
     last: u64,
     last_duration: Duration,
+    /// From which frame on, counted from 1, which sample description holds, where it is not the first from the beginning.
+    changes: Vec<(u32, u32)>,
 }
 
 /// 16 bytes, because there are millions.
@@ -54,6 +56,13 @@ impl Table {
         self.samples.push(Sample { offset, size, step });
         (self.last, self.last_duration) = (decode_time, duration);
         true
+    }
+
+    /// The frames that follow are as this sample description says, counted from 1.
+    pub fn describe(&mut self, description: u32) {
+        let first = self.samples.len() as u32 + 1;
+        self.changes.retain(|(from, _)| *from != first);
+        self.changes.push((first, description));
     }
 
     /// How many frames there are.
@@ -126,8 +135,15 @@ impl Table {
             });
         }
         put_full_box(out, b"stsc", 0, 0, |out| {
-            // Every chunk, from the first on, holds one sample.
-            [1, 1, 1, 1].iter().for_each(|&value| out.put_u32(value));
+            // Every chunk holds one sample, so that a run of them begins where the description changes.
+            let begins = self.changes.first().is_some_and(|(from, _)| *from == 1);
+            let first = (!begins).then_some((1, 1));
+            let changes = self.changes.iter().filter(|(from, _)| *from <= self.samples.len() as u32);
+            let runs: Vec<_> = first.into_iter().chain(changes.copied()).collect();
+            out.put_u32(runs.len() as u32);
+            for (from, description) in runs {
+                [from, 1, description].iter().for_each(|&value| out.put_u32(value));
+            }
         });
         put_full_box(out, b"stsz", 0, 0, |out| {
             out.put_u32(0);
@@ -172,6 +188,23 @@ mod tests {
         table.put_edit_list(45, &mut edits);
         let edits = numbers(&child(child(&edits, b"edts").unwrap(), b"elst").unwrap()[4..]);
         assert_eq!(edits, [1, 0, 140, 0, 40, 0x1_0000], "what comes before 45 is decoded only");
+    }
+
+    #[test]
+    fn a_description_holds_from_its_first_frame_on() {
+        let mut table = Table::default();
+        let add = |table: &mut Table, time| assert!(table.add(time, Duration::ZERO, true, 0, 1));
+        add(&mut table, 0);
+        add(&mut table, 1);
+        table.describe(3);
+        table.describe(2);
+        add(&mut table, 2);
+        table.describe(1);
+        add(&mut table, 3);
+        table.describe(2);
+        let mut out = Vec::new();
+        table.put(true, &mut out);
+        assert_eq!(numbers(&child(&out, b"stsc").unwrap()[4..]), [3, 1, 1, 1, 3, 1, 2, 4, 1, 1]);
     }
 
     #[test]

@@ -103,8 +103,8 @@ struct Shape {
     sets: Option<ParameterSets>,
 }
 
-/// Writes all frames of the plan to `path`, and where the picture changes its shape on the way, into `NAME-2.mp4` and
-/// so on.
+/// Writes all frames of the plan to `path`; after a long pause, and in a recording where the picture changes its shape, into
+/// `NAME-2.mp4` and so on.
 pub fn write(
     plan: &Plan,
     kind: Kind,
@@ -313,10 +313,19 @@ impl Segment {
     /// Whether a frame of this shape, captured now, fits.
     fn takes(&mut self, shape: Option<&Shape>, now: Time) -> bool {
         let Some(shape) = shape else { return false };
-        let same = self.shapes.iter().find(|known| known.track.id == shape.track.id).is_some_and(|known| {
-            known.sets == shape.sets && same_picture(&known.track.config, &shape.track.config)
+        let known = self.shapes.iter_mut().find(|known| known.track.id == shape.track.id);
+        let goes_on = known.is_some_and(|known| {
+            let same = known.sets == shape.sets && same_picture(&known.track.config, &shape.track.config);
+            match (&mut self.maker, &shape.sets) {
+                // Players of a plain file are told what changes. A recording has one description of each track.
+                (Maker::Plain(plain), Some(sets)) if !same && known.sets.is_some() => {
+                    *known = shape.clone();
+                    plain.describe(&shape.track, sets).is_ok()
+                }
+                _ => same,
+            }
         });
-        let fits = same && now.saturating_since(self.last) < MAX_PAUSE;
+        let fits = goes_on && now.saturating_since(self.last) < MAX_PAUSE;
         self.last = self.last.max(now);
         fits
     }
@@ -331,7 +340,8 @@ impl Segment {
                 self.output.write(buffer)
             }
             Maker::Plain(plain) => {
-                plain.frame(fragment)?;
+                let before = plain.frame(fragment)?;
+                self.output.write(&before)?;
                 self.output.write(&fragment.payload)
             }
         }

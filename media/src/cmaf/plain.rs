@@ -81,6 +81,12 @@ impl Plain {
         Ok((Self { start, tracks: lanes, position: head.len() as u64, media_header }, head))
     }
 
+    /// This track will change: its keyframes carry their sets in band from here on. Said before the first frame, players
+    /// can jump back over the change, too.
+    pub fn will_change(&mut self, track: TrackId) {
+        self.tracks.iter_mut().filter(|lane| lane.id == track).for_each(|lane| lane.changed = true);
+    }
+
     /// The frames of this H.264 track that follow, from a keyframe on, are of this size and have these parameter sets.
     pub fn describe(&mut self, track: &Track, sets: &ParameterSets) -> Result<(), CmafError> {
         let lane = self.tracks.iter_mut().find(|lane| lane.id == track.id);

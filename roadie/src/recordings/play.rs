@@ -302,7 +302,18 @@ impl Segment {
                 (Maker::Recording { writer, indexer, entries: Vec::new() }, head)
             }
             Kind::Plain => {
-                let (plain, head) = Plain::new(&plan.broadcast, &tracks, sets, zero)?;
+                let (mut plain, head) = Plain::new(&plan.broadcast, &tracks, sets, zero)?;
+                for Shape { track, sets } in &shapes {
+                    let lane = lanes.iter().find(|lane| lane.track == track.id);
+                    let files = lane
+                        .into_iter()
+                        .flat_map(|lane| &lane.groups)
+                        .filter_map(|group| group.sources.first());
+                    let mut coming = files.filter_map(|(file, _)| plan.files.get(*file));
+                    if coming.any(|file| file.start().parameter_sets(track.id) != sets.as_ref()) {
+                        plain.will_change(track.id);
+                    }
+                }
                 (Maker::Plain(Box::new(plain)), head)
             }
         };

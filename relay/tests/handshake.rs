@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Dir, PATIENCE, catalog, frames, no_hooks, until};
+use common::{Dir, PATIENCE, catalog, edge_settings, frames, no_hooks, until};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use relay::clock::Clock;
 use relay::control::{self, Close, Hello, ToEdge, ToVenue, Welcome};
-use relay::edge::{self, Edge};
+use relay::edge::Edge;
 use relay::proof::{Claim, Side};
 use relay::tls::Identity;
 use relay::uplink::EdgeAddress;
@@ -37,18 +37,7 @@ impl Drop for Running {
 
 async fn edge(name: &str, token: Option<&str>) -> Running {
     let dir = Dir::new(name);
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let edge = Edge::new(edge::Settings {
-        listen: any,
-        http: any,
-        certificate: None,
-        state: dir.0.clone(),
-        player: None,
-        keep: None,
-        token: token.map(str::to_owned),
-    })
-    .await
-    .unwrap();
+    let edge = Edge::new(edge_settings(&dir, token)).await.unwrap();
     let addr = EdgeAddress {
         host: "127.0.0.1".into(),
         port: edge.quic_addr().unwrap().port(),

@@ -4,8 +4,8 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::Dir;
-use relay::edge::{Edge, Settings};
+use common::{Dir, edge_settings};
+use relay::edge::Edge;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn get(addr: SocketAddr, path: &str) -> String {
@@ -31,17 +31,7 @@ fn links(page: &str) -> Vec<String> {
 #[tokio::test]
 async fn the_status_page_is_there_without_a_player_and_loads_nothing_from_elsewhere() {
     let dir = Dir::new("site");
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let settings = Settings {
-        listen: any,
-        http: any,
-        certificate: None,
-        state: dir.0.clone(),
-        player: None,
-        keep: None,
-        token: None,
-    };
-    let edge = Edge::new(settings).await.unwrap();
+    let edge = Edge::new(edge_settings(&dir, None)).await.unwrap();
     let addr = edge.http_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let task = tokio::spawn(edge.run_until(async {

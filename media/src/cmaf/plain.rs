@@ -1,5 +1,6 @@
 //! A plain MP4 file made of a recording's frames: what an export is.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -8,7 +9,7 @@ use super::boxes::put_box;
 use super::init::{Described, MDAT_HEADER, Start, sample_entry, size};
 use super::table::{MAX_SAMPLES, Table};
 use super::{CmafError, Ending, Fragment, MAX_PAYLOAD, Patch};
-use crate::h264::ParameterSets;
+use crate::h264::{NalType, ParameterSets, length_prefixed_nals};
 use crate::{Time, Track, TrackId};
 
 /// Turns the frames of recordings into a plain MP4 file: `ftyp`, one `mdat` with all media, and `moov` with the sample
@@ -108,8 +109,8 @@ impl Plain {
         Ok(())
     }
 
-    /// The next frame of its track; what this gives, and then its payload as it is, are to be appended to the file.
-    pub fn frame(&mut self, fragment: &Fragment) -> Result<Vec<u8>, CmafError> {
+    /// The next frame of its track; gives what is to be appended to the file: its payload, as a rule as it is.
+    pub fn frame<'a>(&mut self, fragment: &'a Fragment) -> Result<Cow<'a, [u8]>, CmafError> {
         let track = fragment.id.track;
         let since_zero = fragment.capture_time.micros_since(self.start.zero);
         let decode_time = u64::try_from(since_zero).map_err(|_| CmafError::BeforeStart)?;
@@ -121,17 +122,12 @@ impl Plain {
         let lane =
             self.tracks.iter_mut().find(|lane| lane.id == track).ok_or(CmafError::UnknownTrack(track))?;
         let decode_time = decode_time.max(lane.next_decode_time);
-        let mut before = Vec::new();
-        if lane.changed
-            && fragment.keyframe
-            && let Some(Some(sets)) = lane.sets.get(lane.current)
-        {
-            for set in sets.iter() {
-                before.put_u32(set.len() as u32);
-                before.put_slice(set);
-            }
-        }
-        let size = before.len() + length;
+        let sets = lane.sets.get(lane.current).and_then(Option::as_ref);
+        let sample = match sets.filter(|_| lane.changed && fragment.keyframe) {
+            Some(sets) => Cow::Owned(with_sets(&fragment.payload, sets)),
+            None => Cow::Borrowed(&fragment.payload[..]),
+        };
+        let size = sample.len();
         let fits = count < MAX_SAMPLES
             && lane.table.add(decode_time, fragment.duration, fragment.keyframe, self.position, size as u32);
         if !fits {
@@ -139,7 +135,7 @@ impl Plain {
         }
         lane.next_decode_time = decode_time + 1;
         self.position += size as u64;
-        Ok(before)
+        Ok(sample)
     }
 
     /// What makes the file whole. It is shown from so long after its zero: what was captured before is there to be
@@ -151,6 +147,20 @@ impl Plain {
         let bytes = media_size(self.position - self.media_header);
         Ok(Ending { moov, header: Patch { at: self.media_header, bytes } })
     }
+}
+
+/// A keyframe with its parameter sets in front, behind a delimiter, which comes first (ITU-T H.264, 7.4.1.2.3).
+fn with_sets(payload: &[u8], sets: &ParameterSets) -> Vec<u8> {
+    let first = length_prefixed_nals(payload).next().and_then(Result::ok);
+    let delimiter = first.filter(|nal| NalType::of(nal) == NalType::AccessUnitDelimiter);
+    let (before, rest) = payload.split_at(delimiter.map_or(0, |nal| 4 + nal.len()));
+    let mut out = before.to_vec();
+    for set in sets.iter() {
+        out.put_u32(set.len() as u32);
+        out.put_slice(set);
+    }
+    out.extend_from_slice(rest);
+    out
 }
 
 /// The header of an `mdat` whose size has 64 bits.
@@ -168,6 +178,7 @@ mod tests {
     use super::super::samples::{AUDIO, SETS, VIDEO, ZERO, show, tracks};
     use super::super::{Item, Reader, Writer};
     use super::*;
+    use crate::TrackConfig;
 
     fn sets() -> Vec<(TrackId, ParameterSets)> {
         vec![(VIDEO, ParameterSets::of(SETS).unwrap())]
@@ -201,6 +212,38 @@ mod tests {
         assert_eq!(header.bytes[8..], ((MDAT_HEADER + media) as u64).to_be_bytes());
         let body = child(&moov, b"moov").unwrap();
         assert!(child(body, b"mvex").is_none(), "it is not fragmented");
+    }
+
+    #[test]
+    fn a_track_that_changes_has_an_entry_for_each_shape_and_its_sets_in_band() {
+        let (mut plain, _) = Plain::new("x", &tracks(), sets(), ZERO).unwrap();
+        let fragments = fragments();
+        let [first, later] = [0, 1].map(|n| {
+            let mut keyframes = fragments.iter().filter(|frame| frame.keyframe && frame.id.track == VIDEO);
+            keyframes.nth(n).unwrap_or_else(|| panic!("keyframe {n}")).clone()
+        });
+        let types = |sample: &[u8]| -> Vec<NalType> {
+            length_prefixed_nals(sample).map(|nal| NalType::of(nal.unwrap())).collect()
+        };
+        plain.will_change(VIDEO);
+        use NalType::{AccessUnitDelimiter, Pps, Sps};
+        assert_eq!(types(&plain.frame(&first).unwrap())[..3], [AccessUnitDelimiter, Sps, Pps]);
+        // A smaller picture, and then the old one again.
+        let (mut small, mut other) = (tracks()[0].clone(), SETS.to_vec());
+        let TrackConfig::Video(config) = &mut small.config else { panic!("it is a picture") };
+        (config.width, config.height) = (64, 48);
+        let level = other.iter().position(|byte| *byte == 0x67).unwrap() + 3;
+        other[level] ^= 1;
+        plain.describe(&small, &ParameterSets::of(&other).unwrap()).unwrap();
+        let mut bare = later.clone();
+        let delimiter = length_prefixed_nals(&later.payload).next().unwrap().unwrap();
+        bare.payload = later.payload.slice(4 + delimiter.len()..);
+        assert_eq!(types(&plain.frame(&bare).unwrap())[..2], [Sps, Pps]);
+        plain.describe(&tracks()[0], &sets()[0].1).unwrap();
+        let lane = &plain.tracks[0];
+        assert_eq!((lane.described.entries.len(), lane.current), (2, 0), "an entry is used again");
+        let TrackConfig::Video(full) = &tracks()[0].config else { panic!("it is a picture") };
+        assert_eq!(lane.described.size, (full.width, full.height), "the largest");
     }
 
     #[test]

@@ -200,9 +200,7 @@ impl Keep {
             .map_err(KeepError::Thread)?;
         Ok(Keeper { inputs, shared })
     }
-}
 
-impl Keep {
     /// Resolves when no show is being kept.
     pub async fn idle(&self) {
         // The threads tell nobody when they are done; nobody else waits for them.

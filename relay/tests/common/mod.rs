@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use media::catalog::Catalog;
 use media::{Frame, FrameId, Track, TrackConfig, TrackId, VideoConfig};
 use relay::clock::Clock;
+use relay::edge;
 use relay::venue::{Frames, Hooks};
 use tokio::sync::Notify;
 
@@ -22,6 +24,20 @@ const FRAME: Duration = Duration::from_millis(33);
 
 /// Bytes of a frame: about 1 Mb/s.
 const BYTES: usize = 4_000;
+
+/// An edge on free ports of loopback that serves no page, keeps nothing, and has its certificate in `dir`.
+pub fn edge_settings(dir: &Dir, token: Option<&str>) -> edge::Settings {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    edge::Settings {
+        listen: any,
+        http: any,
+        certificate: None,
+        state: dir.0.clone(),
+        player: None,
+        keep: None,
+        token: token.map(str::to_owned),
+    }
+}
 
 /// One video track.
 pub fn catalog() -> Catalog {

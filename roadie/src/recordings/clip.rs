@@ -65,7 +65,7 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     let decode_from = keyframe.unwrap_or(plan.zero);
     let cut = Cut { decode_from, show_from, to: end };
     let made = play::write(&plan, Kind::Plain, &raw.output, Some(cut), "cutting")?;
-    merge::tell(&made)?;
+    merge::tell(&made, Kind::Plain)?;
     let lead = show_from.saturating_since(decode_from);
     if lead > Duration::ZERO {
         crate::say!(

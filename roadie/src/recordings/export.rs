@@ -32,7 +32,7 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
         plan.best_picture_only();
     }
     let made = play::write(&plan, Kind::Plain, &raw.output, None, "exporting")?;
-    merge::tell(&made)?;
+    merge::tell(&made, Kind::Plain)?;
     if let Some(missing) = merge::missing(&made) {
         crate::say!(
             "{missing} missing: the picture stands or has blocks there; `roadie recordings verify` tells where."

@@ -26,7 +26,7 @@ pub fn run(raw: &Raw) -> anyhow::Result<()> {
     check_output(&raw.output)?;
     let plan = plan::plan(shows::one(&raw.which)?)?;
     let made = play::write(&plan, Kind::Recording, &raw.output, None, "merging")?;
-    tell(&made)?;
+    tell(&made, Kind::Recording)?;
     if let Some(missing) = missing(&made) {
         bail!("{missing} in no copy; all the rest is in the file that was made");
     }
@@ -51,7 +51,7 @@ pub fn check_output(path: &std::path::Path) -> anyhow::Result<()> {
 }
 
 /// What was made, in words.
-pub fn tell(made: &Made) -> anyhow::Result<()> {
+pub fn tell(made: &Made, kind: Kind) -> anyhow::Result<()> {
     if made.files.is_empty() {
         bail!("there is no intact frame to make a file of");
     }
@@ -63,9 +63,11 @@ pub fn tell(made: &Made) -> anyhow::Result<()> {
         crate::say!("{}  {}", file.display(), times::size(bytes));
     }
     if made.files.len() > 1 {
-        crate::say!(
-            "The picture changed its shape on the way (or there was a pause of 30 min), so there are several files."
-        );
+        let why = match kind {
+            Kind::Recording => "The picture changed its shape on the way (or there was a pause of 30 min)",
+            Kind::Plain => "There was a pause of 30 min",
+        };
+        crate::say!("{why}, so there are several files.");
     }
     Ok(())
 }

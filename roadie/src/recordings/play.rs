@@ -324,8 +324,14 @@ impl Segment {
     /// Whether a frame of this shape, captured now, fits.
     fn takes(&mut self, shape: Option<&Shape>, now: Time) -> bool {
         let Some(shape) = shape else { return false };
+        // First of all: a file that is at its end is told nothing of what comes after it.
+        let follows = now.saturating_since(self.last) < MAX_PAUSE;
+        self.last = self.last.max(now);
+        if !follows {
+            return false;
+        }
         let known = self.shapes.iter_mut().find(|known| known.track.id == shape.track.id);
-        let goes_on = known.is_some_and(|known| {
+        known.is_some_and(|known| {
             let same = known.sets == shape.sets && same_picture(&known.track.config, &shape.track.config);
             match (&mut self.maker, &shape.sets) {
                 // Players of a plain file are told what changes. A recording has one description of each track.
@@ -335,10 +341,7 @@ impl Segment {
                 }
                 _ => same,
             }
-        });
-        let fits = goes_on && now.saturating_since(self.last) < MAX_PAUSE;
-        self.last = self.last.max(now);
-        fits
+        })
     }
 
     fn add(&mut self, fragment: &Fragment, buffer: &mut Vec<u8>) -> anyhow::Result<()> {
@@ -351,9 +354,8 @@ impl Segment {
                 self.output.write(buffer)
             }
             Maker::Plain(plain) => {
-                let before = plain.frame(fragment)?;
-                self.output.write(&before)?;
-                self.output.write(&fragment.payload)
+                let sample = plain.frame(fragment)?;
+                self.output.write(&sample)
             }
         }
     }

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use gstreamer_app as gst_app;
 
-use crate::elements::{internal, link};
+use crate::elements::{add, buffer_sink, link};
 use crate::program::Program;
 use crate::program::place::{Place, Placing, Stamps};
 use crate::{EncoderError, Input, Microphone, VideoSettings};
@@ -198,32 +197,17 @@ fn take_from(
     ends: Option<&Arc<Watch>>,
     take: impl Fn(gst::Buffer, gst::ClockTime) + Send + Sync + 'static,
 ) -> Result<(), EncoderError> {
-    // The callback takes a buffer as soon as it comes, so the queue never grows; and the sink keeps
-    // none, so that whoever takes it may write into it without a copy.
-    let sink = gst_app::AppSink::builder().sync(false).async_(false).max_buffers(1).build();
-    sink.set_property("enable-last-sample", false);
-    let callbacks = gst_app::AppSinkCallbacks::builder().new_sample(move |sink| {
-        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-        let running = sample.segment().and_then(|segment| {
-            let segment = segment.downcast_ref::<gst::ClockTime>()?;
-            segment.to_running_time(sample.buffer()?.pts()?)
+    let sink = buffer_sink(move |_, buffer, running_time| take(buffer, running_time))?;
+    if let (Some(watch), Some(pad)) = (ends.cloned(), sink.static_pad("sink")) {
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            if info.event().is_some_and(|event| event.type_() == gst::EventType::Eos) {
+                watch.tell(Told::Ended);
+            }
+            gst::PadProbeReturn::Ok
         });
-        let buffer = sample.buffer_owned();
-        drop(sample);
-        if let (Some(buffer), Some(running)) = (buffer, running) {
-            take(buffer, running);
-        }
-        Ok(gst::FlowSuccess::Ok)
-    });
-    let ends = ends.cloned();
-    let callbacks = callbacks.eos(move |_| {
-        if let Some(watch) = &ends {
-            watch.tell(Told::Ended);
-        }
-    });
-    sink.set_callbacks(callbacks.build());
-    pipeline.add(&sink).map_err(|error| internal(&sink, &error))?;
-    link(&[last, sink.upcast_ref()])
+    }
+    add(pipeline, &[&sink])?;
+    link(&[last, &sink])
 }
 
 /// Tells the watch what the pipeline says. All is handled at once in the thread that says it, so that

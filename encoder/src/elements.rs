@@ -46,6 +46,31 @@ pub(crate) fn link(elements: &[&gst::Element]) -> Result<(), EncoderError> {
     Ok(())
 }
 
+/// The end of a pipeline: calls `take` with each buffer and its running time, in the thread that brings it. The buffer is
+/// the taker's own, so that it may be written into without a copy where nobody else holds it. Waits for no clock, and
+/// does not hold up the pipeline's start.
+pub(crate) fn buffer_sink(
+    take: impl Fn(&gst::Pad, gst::Buffer, gst::ClockTime) + Send + Sync + 'static,
+) -> Result<gst::Element, EncoderError> {
+    let properties = [("sync", "false"), ("async", "false"), ("enable-last-sample", "false")];
+    let sink = make("fakesink", &properties)?;
+    let pad = sink.static_pad("sink").ok_or_else(|| internal(&sink, &"it has no sink pad"))?;
+    // A probe is given the buffer itself; an `appsink` would keep a reference.
+    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let Some(gst::PadProbeData::Buffer(buffer)) = info.data.take() else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let running_time = pad.sticky_event::<gst::event::Segment>(0).and_then(|event| {
+            event.segment().downcast_ref::<gst::ClockTime>()?.to_running_time(buffer.pts()?)
+        });
+        if let Some(running_time) = running_time {
+            take(pad, buffer, running_time);
+        }
+        gst::PadProbeReturn::Handled
+    });
+    Ok(sink)
+}
+
 /// An error of GStreamer that depends on no input, only on the installation.
 pub(crate) fn internal(element: &impl IsA<gst::Object>, message: &impl ToString) -> EncoderError {
     EncoderError::Pipeline { element: element.name().to_string(), message: message.to_string() }

@@ -319,7 +319,7 @@ fn listen(addr: SocketAddr, identity: Identity) -> Result<(quinn::Endpoint, quin
     let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
-    let runtime = Arc::new(quinn::TokioRuntime);
+    let runtime = Arc::new(crate::udp::Runtime);
     let endpoint = quinn::Endpoint::new(endpoint, Some(config.clone()), socket, runtime).map_err(fail)?;
     Ok((endpoint, config))
 }

@@ -17,6 +17,7 @@ pub mod proof;
 pub mod rate;
 pub mod settings;
 pub mod tls;
+mod udp;
 pub mod uplink;
 pub mod venue;
 mod window;

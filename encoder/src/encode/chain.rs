@@ -13,8 +13,8 @@ use media::{Track, TrackConfig, TrackId, VideoConfig};
 
 use super::codec::{Buffer, Codec, Shape, force_keyframe};
 use super::format::VideoCodec;
-use super::{RAW_QUEUE_FRAMES, app_sink, lock, on_buffer, raw_video_caps};
-use crate::elements::{caps_filter, chain, describe, internal, make};
+use super::{RAW_QUEUE_FRAMES, lock, raw_video_caps};
+use crate::elements::{buffer_sink, caps_filter, chain, describe, internal, make};
 use crate::output::{Encoded, Place};
 use crate::shared::Shared;
 use crate::{EncoderError, VIDEO_TRACK};
@@ -134,13 +134,10 @@ impl Chain {
             elements.push(caps_filter(&profile)?);
         }
         elements.extend(codec.makes.framing()?);
-        let sink = app_sink();
-        elements.push(sink.clone().upcast());
-        chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
-
         let inside = Arc::new(Inside::default());
         note_entering(&encoder, codec, job, &inside, shared)?;
-        take_encoded(&sink, codec.makes, job, &inside, shared);
+        elements.push(encoded_sink(codec.makes, job, &inside, shared)?);
+        chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
         let listen = move |message: &gst::MessageRef| {
             if let gst::MessageView::Error(error) = message.view() {
                 let element = error.src().map_or_else(|| "encoder".into(), |src| src.name().to_string());
@@ -249,15 +246,15 @@ fn note_entering(
     Ok(())
 }
 
-fn take_encoded(
-    sink: &gst_app::AppSink,
+/// Where encoded frames come out and go to the show's output.
+fn encoded_sink(
     makes: VideoCodec,
     job: &Job,
     inside: &Arc<Inside>,
     shared: &Arc<Shared>,
-) {
+) -> Result<gst::Element, EncoderError> {
     let (job, inside, shared) = (job.clone(), inside.clone(), shared.clone());
-    on_buffer(sink, move |sample, buffer, running_time| {
+    buffer_sink(move |pad, buffer, running_time| {
         let encoded_at = (shared.now)();
         let Some(raw) = inside.leave(running_time) else {
             tracing::warn!(track = job.name, "the encoder made a frame of nothing");
@@ -267,7 +264,7 @@ fn take_encoded(
         let data = Bytes::copy_from_slice(&map);
         let keyframe = makes.is_keyframe(&data);
         if keyframe && shared.output().wants_track(job.track) {
-            match describe_track(sample, makes.describe(&data), &job) {
+            match describe_track(pad, makes.describe(&data), &job) {
                 Some(track) => shared.output().track(track),
                 None => tracing::warn!("a keyframe that describes nothing"),
             }
@@ -275,13 +272,14 @@ fn take_encoded(
         let capture_time = shared.epoch.at(raw.pts);
         let place = Place::Group(raw.group);
         shared.frame(Encoded { track: job.track, place, capture_time, encoded_at, keyframe, data });
-    });
+    })
 }
 
 /// Describes the track from its first keyframe.
-fn describe_track(sample: &gst::Sample, codec: Option<String>, job: &Job) -> Option<Track> {
+fn describe_track(pad: &gst::Pad, codec: Option<String>, job: &Job) -> Option<Track> {
     let codec = codec?;
-    let caps = sample.caps()?.structure(0)?;
+    let caps = pad.current_caps()?;
+    let caps = caps.structure(0)?;
     let size = |field: &str| caps.get::<i32>(field).ok().and_then(|value| u32::try_from(value).ok());
     let (width, height) = (size("width")?, size("height")?);
     let (framerate, bitrate) = (job.output.fps, job.nominal_bitrate);

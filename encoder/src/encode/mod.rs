@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gstreamer as gst;
-use gstreamer_app as gst_app;
 
 use crate::pass::{Choice, Offer, Room};
 use crate::settings::Settings;
@@ -79,30 +78,6 @@ pub(crate) fn raw_audio_caps() -> gst::Caps {
         .field("rate", 48_000)
         .field("channels", 2)
         .build()
-}
-
-/// A sink that neither waits for the clock nor holds up the pipeline's start.
-pub(crate) fn app_sink() -> gst_app::AppSink {
-    // The callback takes a buffer as soon as it comes, so the queue behind it never grows.
-    gst_app::AppSink::builder().sync(false).async_(false).max_buffers(4).build()
-}
-
-/// Calls `take` with each buffer that comes out of a pipeline, and its running time.
-pub(crate) fn on_buffer(
-    sink: &gst_app::AppSink,
-    take: impl Fn(&gst::Sample, &gst::BufferRef, gst::ClockTime) + Send + Sync + 'static,
-) {
-    let callbacks = gst_app::AppSinkCallbacks::builder().new_sample(move |sink| {
-        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-        if let (Some(buffer), Some(segment)) = (sample.buffer(), sample.segment())
-            && let Some(segment) = segment.downcast_ref::<gst::ClockTime>()
-            && let Some(running_time) = buffer.pts().and_then(|pts| segment.to_running_time(pts))
-        {
-            take(&sample, buffer, running_time);
-        }
-        Ok(gst::FlowSuccess::Ok)
-    });
-    sink.set_callbacks(callbacks.build());
 }
 
 /// Something for the thread that looks after the encoders.

@@ -9,7 +9,7 @@ use gstreamer::prelude::*;
 
 use super::codec::{CODECS, Codec, Shape, check_choice};
 use super::format::VideoCodec;
-use super::{app_sink, raw_video_caps};
+use super::raw_video_caps;
 use crate::EncoderError;
 use crate::elements::{caps_filter, chain, describe, make};
 
@@ -104,7 +104,7 @@ fn encode(codec: Codec) -> Result<(), EncoderError> {
         error => error,
     })?;
     let source = make("videotestsrc", &[("pattern", "ball")])?;
-    let sink = app_sink();
+    let sink = gstreamer_app::AppSink::builder().sync(false).async_(false).max_buffers(4).build();
     let pipeline = gst::Pipeline::new();
     let raw = caps_filter(&raw_video_caps(SHAPE))?;
     let mut elements = vec![source, raw, encoder];

@@ -9,8 +9,8 @@ use gstreamer_app as gst_app;
 use media::{AudioConfig, Track, TrackConfig};
 
 use super::packets::PACKET_MS;
-use super::{app_sink, on_buffer, raw_audio_caps};
-use crate::elements::{chain, describe, internal, make};
+use super::raw_audio_caps;
+use crate::elements::{buffer_sink, chain, describe, internal, make};
 use crate::output::{Encoded, Place};
 use crate::shared::Shared;
 use crate::{AUDIO_TRACK, AudioSettings, EncoderError};
@@ -83,9 +83,6 @@ impl Sound {
         let encoder = make("opusenc", &PROPERTIES)?;
         encoder.set_property_from_str("frame-size", &PACKET_MS.to_string());
         encoder.set_property("bitrate", settings.bitrate as i32);
-        let sink = app_sink();
-        chain(&pipeline, &[source.upcast_ref(), &encoder, sink.upcast_ref()])?;
-
         let track = Track {
             id: AUDIO_TRACK,
             name: "audio".into(),
@@ -97,7 +94,7 @@ impl Sound {
             }),
         };
         let taker = shared.clone();
-        on_buffer(&sink, move |_, buffer, running_time| {
+        let sink = buffer_sink(move |_, buffer, running_time| {
             let encoded_at = (taker.now)();
             if buffer.flags().contains(gst::BufferFlags::HEADER) {
                 return;
@@ -117,7 +114,8 @@ impl Sound {
                 keyframe: true,
                 data,
             });
-        });
+        })?;
+        chain(&pipeline, &[source.upcast_ref(), &encoder, &sink])?;
         if let Some(bus) = pipeline.bus() {
             let events = shared.events.clone();
             bus.set_sync_handler(move |_, message| {

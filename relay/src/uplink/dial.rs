@@ -345,7 +345,7 @@ async fn connect(
     remote: SocketAddr,
     host: String,
 ) -> Result<Connected, DialError> {
-    let (socket, runtime) = (socket?, Arc::new(quinn::TokioRuntime));
+    let (socket, runtime) = (socket?, Arc::new(crate::udp::Runtime));
     let mut endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime)
         .map_err(DialError::Socket)?;
     endpoint.set_default_client_config(config?);

@@ -1,11 +1,26 @@
 //! Fan-out: MoQ sessions, over WebTransport for browsers and over raw QUIC for relays and programs.
+//!
+//! moq-net speaks the protocol; what is live is forwarded by us (`docs/decisions/0023-forwarding.md`):
+//!
+//! ```text
+//! origin.rs -> live.rs (frames as they go onto the wire) -> pump.rs (one task for many viewers) -> quinn
+//!                                                             ^ session.rs (subscriptions, lite.rs)
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use web_transport_quinn as web_transport;
 
+use self::session::Session;
 use crate::origin::{self, Origin};
+
+mod lite;
+mod live;
+mod pump;
+mod session;
+
+pub(crate) use live::{Lives, Writer};
 
 /// Why a viewer's session could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +101,7 @@ async fn serve(
     viewers: Arc<Viewers>,
 ) -> Result<(), FanoutError> {
     let server = moq_net::Server::new().with_publisher(origin.producer());
+    let session = Session::new(session, origin.lives().clone());
     let (session, driver) = server.accept(origin::now(), session).await?;
     let _seat = Seat::take(&viewers);
     tracing::debug!(version = %session.version(), "viewer");

@@ -4,8 +4,10 @@
 use std::time::{Duration, Instant};
 
 use media::catalog::{self, Catalog};
-use media::{Frame, Track, TrackId, container};
+use media::{Frame, Track, TrackId};
 use moq_net::{Timescale, Timestamp, broadcast, group, origin, track};
+
+use crate::fanout::{Lives, Writer};
 
 /// How long groups behind the live edge are kept for viewers who join or lag.
 const KEEP: Duration = Duration::from_secs(10);
@@ -19,6 +21,7 @@ const PRIORITY_VIDEO: u8 = 60;
 #[derive(Clone)]
 pub struct Origin {
     producer: origin::Producer,
+    lives: Lives,
 }
 
 impl Origin {
@@ -26,7 +29,12 @@ impl Origin {
     pub fn start() -> Self {
         let (producer, driver) = origin::Producer::new(origin::Config::default());
         tokio::spawn(moq_net::time::run(driver));
-        Self { producer }
+        Self { producer, lives: Lives::default() }
+    }
+
+    /// What is live, for those who forward it.
+    pub(crate) fn lives(&self) -> &Lives {
+        &self.lives
     }
 
     /// What moq sessions read from.
@@ -42,13 +50,15 @@ impl Origin {
         let mut catalog_group = catalog_track.append_group()?;
         catalog_group.write_frame(Timestamp::now(), catalog.to_json())?;
         catalog_group.finish()?;
-        let tracks = catalog
-            .tracks()
+        let tracks = catalog.tracks();
+        let live = self.lives.begin(name, tracks.iter().map(|track| track.name.clone()));
+        let tracks = tracks
             .into_iter()
-            .map(|track| TrackWriter::new(&broadcast, track))
+            .enumerate()
+            .map(|(number, track)| TrackWriter::new(&broadcast, number, track))
             .collect::<Result<_, _>>()?;
         broadcast.announce(origin::Route::default())?;
-        Ok(Publication { broadcast, catalog: catalog_track, tracks })
+        Ok(Publication { broadcast, catalog: catalog_track, tracks, live })
     }
 }
 
@@ -57,13 +67,14 @@ pub struct Publication {
     broadcast: broadcast::Producer,
     catalog: track::Producer,
     tracks: Vec<TrackWriter>,
+    live: Writer,
 }
 
 impl Drop for Publication {
     /// Viewers learn that the show has ended, not that something broke.
     fn drop(&mut self) {
         for writer in &mut self.tracks {
-            let _ = writer.close_group();
+            let _ = writer.close_group(&self.live);
             let _ = writer.producer.finish();
         }
         let _ = self.catalog.finish();
@@ -86,7 +97,7 @@ impl Publication {
     /// Appends a frame to its group.
     pub fn write(&mut self, frame: &Frame) -> Result<Written, moq_net::Error> {
         match self.tracks.iter_mut().find(|writer| writer.id == frame.id.track) {
-            Some(writer) => writer.write(frame),
+            Some(writer) => writer.write(frame, &mut self.live),
             None => Ok(Written::Refused),
         }
     }
@@ -94,12 +105,15 @@ impl Publication {
     /// Notes that frames of a group are lost for good: what follows them in the group cannot be
     /// decoded. Returns whether a keyframe is needed to go on.
     pub fn lost(&mut self, track: TrackId, group: u64) -> bool {
-        self.tracks.iter_mut().find(|writer| writer.id == track).is_some_and(|writer| writer.lost(group))
+        let writer = self.tracks.iter_mut().find(|writer| writer.id == track);
+        writer.is_some_and(|writer| writer.lost(group, &self.live))
     }
 }
 
 struct TrackWriter {
     id: TrackId,
+    /// Among the tracks of the catalog.
+    number: usize,
     producer: track::Producer,
     /// In video, a frame needs all frames of its group before it.
     dependent: bool,
@@ -109,7 +123,7 @@ struct TrackWriter {
 }
 
 impl TrackWriter {
-    fn new(broadcast: &broadcast::Producer, track: Track) -> Result<Self, moq_net::Error> {
+    fn new(broadcast: &broadcast::Producer, number: usize, track: Track) -> Result<Self, moq_net::Error> {
         let dependent = track.is_video();
         let priority = if dependent { PRIORITY_VIDEO } else { PRIORITY_AUDIO };
         let info = track::Info::default()
@@ -117,17 +131,18 @@ impl TrackWriter {
             .with_max_age(KEEP)
             .with_priority(priority);
         let producer = broadcast.create_track(track.name, info)?;
-        Ok(Self { id: track.id, producer, dependent, group: None, newest: None })
+        Ok(Self { id: track.id, number, producer, dependent, group: None, newest: None })
     }
 
-    fn write(&mut self, frame: &Frame) -> Result<Written, moq_net::Error> {
+    fn write(&mut self, frame: &Frame, live: &mut Writer) -> Result<Written, moq_net::Error> {
         match self.newest {
             Some(newest) if frame.id.group < newest => return Ok(Written::Refused),
             Some(newest) if frame.id.group == newest => {}
             _ => {
-                self.close_group()?;
+                self.close_group(live)?;
                 self.newest = Some(frame.id.group);
                 if !self.dependent || frame.keyframe {
+                    live.begin(self.number, frame.id.group);
                     self.group = Some(self.producer.create_group(group::Info { sequence: frame.id.group })?);
                 }
             }
@@ -137,23 +152,26 @@ impl TrackWriter {
         };
         let timestamp = Timestamp::from_micros(frame.capture_time.as_micros())
             .map_err(|_| moq_net::Error::TimestampMismatch)?;
-        group.write_frame(timestamp, container::encode(frame.capture_time, &frame.data))?;
+        group.write_frame(timestamp, live.write(self.number, frame.capture_time, &frame.data))?;
         Ok(Written::Published)
     }
 
-    fn lost(&mut self, group: u64) -> bool {
+    fn lost(&mut self, group: u64, live: &Writer) -> bool {
         if !self.dependent || self.newest.is_some_and(|newest| group < newest) {
             return false;
         }
         // Viewers are told at once that this group ends here; they wait for the next keyframe.
-        let _ = self.close_group();
+        let _ = self.close_group(live);
         self.newest = Some(group);
         true
     }
 
-    fn close_group(&mut self) -> Result<(), moq_net::Error> {
+    fn close_group(&mut self, live: &Writer) -> Result<(), moq_net::Error> {
         match self.group.take() {
-            Some(group) => group.finish(),
+            Some(group) => {
+                live.end(self.number);
+                group.finish()
+            }
             None => Ok(()),
         }
     }

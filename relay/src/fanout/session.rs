@@ -1,0 +1,242 @@
+//! A viewer's session: everything is moq-net's, but for subscriptions to what is live here, which [`super::pump`] serves.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use web_transport_quinn::{self as web_transport, ReadError, RecvStream, SendStream, SessionError};
+use web_transport_trait::{Stats, poll};
+
+use super::lite::{STREAM_SUBSCRIBE, Subscribe, Version, Wish};
+use super::live::{Live, Lives};
+use super::pump::{Join, Wishes};
+
+/// Read at once from a stream of control messages, and the most that is held of one that is not complete.
+const READ: usize = 8 * 1024;
+
+/// A session whose subscriptions to what is live are served by us. Clones are handles of the same session.
+pub(super) struct Session {
+    inner: web_transport::Session,
+    version: Option<Version>,
+    lives: Lives,
+    /// Tells viewers apart.
+    number: usize,
+    /// Streams whose beginning is being read.
+    begun: Vec<Beginning>,
+}
+
+struct Beginning {
+    send: SendStream,
+    receive: RecvStream,
+    read: BytesMut,
+}
+
+impl Clone for Session {
+    fn clone(&self) -> Self {
+        // What one handle has accepted, another has not.
+        let (inner, lives) = (self.inner.clone(), self.lives.clone());
+        Self { inner, version: self.version, lives, number: self.number, begun: Vec::new() }
+    }
+}
+
+impl Session {
+    pub fn new(inner: web_transport::Session, lives: Lives) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let version = poll::Session::protocol(&inner).and_then(Version::from_protocol);
+        Self { inner, version, lives, number: NEXT.fetch_add(1, Ordering::Relaxed), begun: Vec::new() }
+    }
+
+    /// Reads on in the beginning of a stream. Ready with `None`: it is ours, and served.
+    fn poll_begun(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Option<(SendStream, Receive)>> {
+        loop {
+            let Some(begun) = self.begun.get_mut(at) else { return Poll::Ready(None) };
+            let chunk = poll::RecvStream::poll_read_chunk(&mut begun.receive, cx, READ);
+            let more = match chunk {
+                Poll::Ready(Ok(Some(chunk))) => {
+                    begun.read.extend_from_slice(&chunk);
+                    true
+                }
+                // moq-net sees the same when it reads on.
+                Poll::Ready(_) => false,
+                Poll::Pending => return Poll::Pending,
+            };
+            let input = &mut &begun.read[..];
+            let subscribe = match self.version {
+                Some(version) if more && input.first() == Some(&(STREAM_SUBSCRIBE as u8)) => {
+                    Subscribe::take(input, version).map(|subscribe| subscribe.map(|s| (s, version)))
+                }
+                _ => Ok(None),
+            };
+            let rest = input.len();
+            match subscribe {
+                // A part of a subscription.
+                Ok(None) if more && begun.read.first() == Some(&(STREAM_SUBSCRIBE as u8)) && self.version.is_some() => {}
+                Ok(Some((subscribe, version))) if self.serves(&subscribe).is_some() => {
+                    let begun = self.begun.swap_remove(at);
+                    self.serve(begun, rest, &subscribe, version);
+                    return Poll::Ready(None);
+                }
+                // What is malformed is refused by moq-net, too.
+                _ => {
+                    let Beginning { send, receive, read } = self.begun.swap_remove(at);
+                    return Poll::Ready(Some((send, Receive { read: read.freeze(), inner: receive })));
+                }
+            }
+        }
+    }
+
+    /// Where we serve a subscription. moq-net serves all that asks for more than what is live: for the past, or for parts of groups.
+    fn serves(&self, subscribe: &Subscribe) -> Option<(Arc<Live>, usize)> {
+        let Wish { first, last, partial, .. } = subscribe.wish;
+        if first.is_some() || last.is_some() || partial {
+            return None;
+        }
+        let live = self.lives.get(&subscribe.broadcast)?;
+        let track = live.find(&subscribe.track)?;
+        Some((live, track))
+    }
+
+    fn serve(&self, begun: Beginning, rest: usize, subscribe: &Subscribe, version: Version) {
+        let Some((live, track)) = self.serves(subscribe) else { return };
+        let wishes = Arc::new(Wishes::new(&subscribe.wish));
+        let Beginning { send, receive, mut read } = begun;
+        read.advance(read.len() - rest);
+        let join = Join {
+            viewer: self.number,
+            session: self.inner.clone(),
+            version,
+            track,
+            id: subscribe.id,
+            answers: send,
+            wishes: wishes.clone(),
+        };
+        live.join(self.number, join);
+        tokio::spawn(listen(receive, read, version, wishes, live, self.number));
+    }
+}
+
+/// Listens to what a subscriber wants, until it wants nothing more.
+async fn listen(
+    mut receive: RecvStream,
+    mut read: BytesMut,
+    version: Version,
+    wishes: Arc<Wishes>,
+    live: Arc<Live>,
+    viewer: usize,
+) {
+    loop {
+        let input = &mut &read[..];
+        match Wish::take_update(input, version) {
+            Ok(Some(wish)) => {
+                let rest = input.len();
+                read.advance(read.len() - rest);
+                wishes.update(&wish);
+                live.look(viewer);
+                continue;
+            }
+            Ok(None) if read.len() <= READ => {}
+            _ => break,
+        }
+        match poll_fn(|cx| poll::RecvStream::poll_read_chunk(&mut receive, cx, READ)).await {
+            Ok(Some(chunk)) => read.extend_from_slice(&chunk),
+            _ => break,
+        }
+    }
+    wishes.leave();
+    live.look(viewer);
+}
+
+impl poll::Session for Session {
+    type SendStream = SendStream;
+    type RecvStream = Receive;
+    type Error = SessionError;
+
+    fn poll_accept_uni(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receive, SessionError>> {
+        let inner = ready!(poll::Session::poll_accept_uni(&mut self.inner, cx))?;
+        Poll::Ready(Ok(Receive { read: Bytes::new(), inner }))
+    }
+
+    fn poll_accept_bi(&mut self, cx: &mut Context<'_>) -> Poll<Result<(SendStream, Receive), SessionError>> {
+        // QUIC bounds how many there can be.
+        while let Poll::Ready(accepted) = poll::Session::poll_accept_bi(&mut self.inner, cx) {
+            let (send, receive) = accepted?;
+            self.begun.push(Beginning { send, receive, read: BytesMut::new() });
+        }
+        let mut at = 0;
+        while at < self.begun.len() {
+            match self.poll_begun(at, cx) {
+                Poll::Ready(Some(theirs)) => return Poll::Ready(Ok(theirs)),
+                // Another one is in its place.
+                Poll::Ready(None) => {}
+                Poll::Pending => at += 1,
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_open_uni(&mut self, cx: &mut Context<'_>) -> Poll<Result<SendStream, SessionError>> {
+        poll::Session::poll_open_uni(&mut self.inner, cx)
+    }
+
+    fn poll_open_bi(&mut self, cx: &mut Context<'_>) -> Poll<Result<(SendStream, Receive), SessionError>> {
+        let (send, inner) = ready!(poll::Session::poll_open_bi(&mut self.inner, cx))?;
+        Poll::Ready(Ok((send, Receive { read: Bytes::new(), inner })))
+    }
+
+    fn poll_send_datagram(&mut self, cx: &mut Context<'_>, payload: &[u8]) -> Poll<Result<(), SessionError>> {
+        poll::Session::poll_send_datagram(&mut self.inner, cx, payload)
+    }
+
+    fn poll_recv_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, SessionError>> {
+        poll::Session::poll_recv_datagram(&mut self.inner, cx)
+    }
+
+    fn max_datagram_size(&self) -> usize {
+        poll::Session::max_datagram_size(&self.inner)
+    }
+
+    fn protocol(&self) -> Option<&str> {
+        poll::Session::protocol(&self.inner)
+    }
+
+    fn close(&mut self, code: u32, reason: &str) {
+        poll::Session::close(&mut self.inner, code, reason);
+    }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<SessionError> {
+        poll::Session::poll_closed(&mut self.inner, cx)
+    }
+
+    fn stats(&self) -> impl Stats {
+        poll::Session::stats(&self.inner)
+    }
+}
+
+/// A stream from the viewer, of which the beginning may have been read already.
+pub(super) struct Receive {
+    read: Bytes,
+    inner: RecvStream,
+}
+
+impl poll::RecvStream for Receive {
+    type Error = ReadError;
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<Result<Option<usize>, ReadError>> {
+        if self.read.is_empty() {
+            return poll::RecvStream::poll_read(&mut self.inner, cx, into);
+        }
+        let length = self.read.len().min(into.len());
+        self.read.copy_to_slice(&mut into[..length]);
+        Poll::Ready(Ok(Some(length)))
+    }
+
+    fn stop(&mut self, code: u32) {
+        poll::RecvStream::stop(&mut self.inner, code);
+    }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
+        poll::RecvStream::poll_closed(&mut self.inner, cx)
+    }
+}

@@ -18,6 +18,11 @@ pub fn encode(capture_time: Time, payload: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// What [`encode`] puts before the payload.
+pub fn time(capture_time: Time) -> Bytes {
+    encode(capture_time, &[])
+}
+
 /// Splits a MoQ frame into capture time and payload, without a copy.
 pub fn decode(mut frame: Bytes) -> Result<(Time, Bytes), Truncated> {
     let time = varint::get(&mut frame).ok_or(Truncated)?;

@@ -12,13 +12,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use web_transport_quinn as web_transport;
 
-use self::session::Session;
+use self::session::{Scope, Session};
 use crate::origin::{self, Origin};
 
+mod copy;
 mod lite;
 mod live;
 mod pump;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use live::{Lives, Writer};
 
@@ -101,7 +104,9 @@ async fn serve(
     viewers: Arc<Viewers>,
 ) -> Result<(), FanoutError> {
     let server = moq_net::Server::new().with_publisher(origin.producer());
-    let session = Session::new(session, origin.lives().clone());
+    let scope = Scope::default();
+    let _ = scope.set(origin.producer().consume());
+    let session = Session::new(session, origin.lives().clone(), scope);
     let (session, driver) = server.accept(origin::now(), session).await?;
     let _seat = Seat::take(&viewers);
     tracing::debug!(version = %session.version(), "viewer");

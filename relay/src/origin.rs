@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use media::catalog::{self, Catalog};
-use media::{Frame, Track, TrackId};
+use media::{Frame, Track, TrackId, container};
 use moq_net::{Timescale, Timestamp, broadcast, group, origin, track};
 
 use crate::fanout::{Lives, Writer};
@@ -51,7 +51,7 @@ impl Origin {
         catalog_group.write_frame(Timestamp::now(), catalog.to_json())?;
         catalog_group.finish()?;
         let tracks = catalog.tracks();
-        let live = self.lives.begin(name, tracks.iter().map(|track| track.name.clone()));
+        let live = self.lives.begin(name, tracks.iter().map(|track| (track.name.clone(), priority(track))));
         let tracks = tracks
             .into_iter()
             .enumerate()
@@ -97,7 +97,7 @@ impl Publication {
     /// Appends a frame to its group.
     pub fn write(&mut self, frame: &Frame) -> Result<Written, moq_net::Error> {
         match self.tracks.iter_mut().find(|writer| writer.id == frame.id.track) {
-            Some(writer) => writer.write(frame, &mut self.live),
+            Some(writer) => writer.write(frame, &self.live),
             None => Ok(Written::Refused),
         }
     }
@@ -108,6 +108,10 @@ impl Publication {
         let writer = self.tracks.iter_mut().find(|writer| writer.id == track);
         writer.is_some_and(|writer| writer.lost(group, &self.live))
     }
+}
+
+fn priority(track: &Track) -> u8 {
+    if track.is_video() { PRIORITY_VIDEO } else { PRIORITY_AUDIO }
 }
 
 struct TrackWriter {
@@ -125,16 +129,15 @@ struct TrackWriter {
 impl TrackWriter {
     fn new(broadcast: &broadcast::Producer, number: usize, track: Track) -> Result<Self, moq_net::Error> {
         let dependent = track.is_video();
-        let priority = if dependent { PRIORITY_VIDEO } else { PRIORITY_AUDIO };
         let info = track::Info::default()
             .with_timescale(Timescale::MICRO)
             .with_max_age(KEEP)
-            .with_priority(priority);
+            .with_priority(priority(&track));
         let producer = broadcast.create_track(track.name, info)?;
         Ok(Self { id: track.id, number, producer, dependent, group: None, newest: None })
     }
 
-    fn write(&mut self, frame: &Frame, live: &mut Writer) -> Result<Written, moq_net::Error> {
+    fn write(&mut self, frame: &Frame, live: &Writer) -> Result<Written, moq_net::Error> {
         match self.newest {
             Some(newest) if frame.id.group < newest => return Ok(Written::Refused),
             Some(newest) if frame.id.group == newest => {}
@@ -152,7 +155,9 @@ impl TrackWriter {
         };
         let timestamp = Timestamp::from_micros(frame.capture_time.as_micros())
             .map_err(|_| moq_net::Error::TimestampMismatch)?;
-        group.write_frame(timestamp, live.write(self.number, frame.capture_time, &frame.data))?;
+        let (sequence, micros) = (frame.id.group, frame.capture_time.as_micros());
+        let payload = [&container::time(frame.capture_time)[..], &frame.data];
+        group.write_frame(timestamp, live.write(self.number, sequence, micros, payload))?;
         Ok(Written::Published)
     }
 
@@ -169,7 +174,7 @@ impl TrackWriter {
     fn close_group(&mut self, live: &Writer) -> Result<(), moq_net::Error> {
         match self.group.take() {
             Some(group) => {
-                live.end(self.number);
+                live.end(self.number, group.sequence);
                 group.finish()
             }
             None => Ok(()),

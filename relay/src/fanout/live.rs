@@ -1,22 +1,21 @@
 //! What is live: the newest groups of each track, as they go onto the wire, shared by all viewers.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{Time, varint};
+use media::varint;
 use tokio::sync::Notify;
 
-use super::pump::{self, Join};
 use super::lite;
+use super::pump::{self, Join};
 
 /// Groups of a track that are held: the one under way, for those who come, and the one before it, for those who
 /// are a little late.
 pub(super) const GROUPS: usize = 2;
 
-/// A frame of a group: its time as the difference to the one before it, its length, and the frame as
-/// [`media::container`] has it.
+/// A frame of a group: its time as the difference to the one before it, its length, and what is in it.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     bytes: Bytes,
@@ -25,16 +24,15 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    fn new(previous: Time, capture_time: Time, payload: &[u8]) -> Self {
-        let (micros, before) = (capture_time.as_micros() as i64, previous.as_micros() as i64);
-        let delta = lite::zigzag(micros.wrapping_sub(before));
-        let size = varint::len(capture_time.as_micros()) + payload.len();
+    /// The payload comes in two parts, so that nobody has to join them.
+    fn new(delta: i64, payload: [&[u8]; 2]) -> Self {
+        let delta = lite::zigzag(delta);
+        let size: usize = payload.iter().map(|part| part.len()).sum();
         let head = varint::len(delta) + varint::len(size as u64);
         let mut bytes = BytesMut::with_capacity(head + size);
         varint::put(delta, &mut bytes);
         varint::put(size as u64, &mut bytes);
-        varint::put(capture_time.as_micros(), &mut bytes);
-        bytes.put_slice(payload);
+        payload.iter().for_each(|part| bytes.put_slice(part));
         Self { bytes: bytes.freeze(), time: varint::len(delta) as u8 }
     }
 
@@ -43,8 +41,8 @@ impl Frame {
         if timed { self.bytes.clone() } else { self.bytes.slice(usize::from(self.time)..) }
     }
 
-    /// As [`media::container::encode`] makes it.
-    pub fn contained(&self) -> Bytes {
+    /// What is in it.
+    fn payload(&self) -> Bytes {
         let mut bytes = self.bytes.slice(usize::from(self.time)..);
         // Its length is in front.
         let _ = varint::get(&mut bytes);
@@ -59,28 +57,78 @@ pub(super) struct Group {
     pub frames: Vec<Frame>,
     /// Nothing more comes.
     pub ended: bool,
+    /// Of the last frame, in the units of the track.
+    time: u64,
 }
 
 /// One track.
 #[derive(Debug)]
 pub(super) struct Track {
     name: String,
+    /// Of two tracks that a viewer wants equally, the one with the higher one goes first.
+    priority: AtomicU8,
     groups: Mutex<VecDeque<Group>>,
 }
 
 impl Track {
+    pub fn priority(&self) -> u8 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
     pub fn groups(&self) -> MutexGuard<'_, VecDeque<Group>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Who comes, until the task has ended.
+#[derive(Debug)]
+enum Joining {
+    Open(Vec<Join>),
+    Closed,
+}
+
 /// Viewers of one broadcast that one task serves.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shard {
     pub wake: Notify,
-    pub joining: Mutex<Vec<Join>>,
+    joining: Mutex<Joining>,
     /// Subscriptions.
     pub here: AtomicUsize,
+}
+
+impl Shard {
+    fn new() -> Self {
+        let joining = Mutex::new(Joining::Open(Vec::new()));
+        Self { wake: Notify::new(), joining, here: AtomicUsize::new(0) }
+    }
+
+    fn joining(&self) -> MutexGuard<'_, Joining> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has come since the last time.
+    pub fn take(&self) -> Vec<Join> {
+        match &mut *self.joining() {
+            Joining::Open(joining) => std::mem::take(joining),
+            Joining::Closed => Vec::new(),
+        }
+    }
+
+    /// So many are here, besides those who come now.
+    pub fn count(&self, here: usize) {
+        if let Joining::Open(joining) = &*self.joining() {
+            self.here.store(here + joining.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Nobody comes any more. `false`: somebody has come.
+    pub fn close(&self) -> bool {
+        let mut joining = self.joining();
+        if matches!(&*joining, Joining::Open(joining) if joining.is_empty()) {
+            *joining = Joining::Closed;
+        }
+        matches!(&*joining, Joining::Closed)
+    }
 }
 
 /// One broadcast.
@@ -89,6 +137,8 @@ pub(super) struct Live {
     pub tracks: Vec<Track>,
     shards: Vec<Arc<Shard>>,
     ended: AtomicBool,
+    /// There is no such thing.
+    refused: AtomicBool,
 }
 
 impl Live {
@@ -96,18 +146,33 @@ impl Live {
         self.ended.load(Ordering::Acquire)
     }
 
+    /// It could not be got.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
+    }
+
     /// The number of a track.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.tracks.iter().position(|track| track.name == name)
     }
 
-    /// Serves a subscription from now on. `viewer`: all of one viewer are served by the same task.
-    pub fn join(&self, viewer: usize, join: Join) {
-        if let Some(shard) = self.shards.get(viewer % self.shards.len().max(1)) {
-            shard.here.fetch_add(1, Ordering::Relaxed);
-            shard.joining.lock().unwrap_or_else(PoisonError::into_inner).push(join);
-            shard.wake.notify_one();
+    /// Whether all groups from this one on are held, as far as there are any.
+    pub fn holds(&self, track: usize, first: u64) -> bool {
+        let Some(track) = self.tracks.get(track) else { return false };
+        track.groups().front().is_some_and(|oldest| oldest.sequence <= first)
+    }
+
+    /// Serves a subscription from now on, all of one viewer by the same task. One that comes when all is over is
+    /// given back.
+    pub fn join(&self, join: Join) -> Option<Join> {
+        let Some(shard) = self.shards.get(join.viewer % self.shards.len().max(1)) else { return Some(join) };
+        match &mut *shard.joining() {
+            Joining::Open(joining) => joining.push(join),
+            Joining::Closed => return Some(join),
         }
+        shard.here.fetch_add(1, Ordering::Relaxed);
+        shard.wake.notify_one();
+        None
     }
 
     /// A viewer has gone, or wants something else.
@@ -115,6 +180,10 @@ impl Live {
         if let Some(shard) = self.shards.get(viewer % self.shards.len().max(1)) {
             shard.wake.notify_one();
         }
+    }
+
+    fn viewers(&self) -> usize {
+        self.shards.iter().map(|shard| shard.here.load(Ordering::Relaxed)).sum()
     }
 
     fn wake(&self) {
@@ -128,47 +197,63 @@ impl Live {
 #[derive(Debug)]
 pub(crate) struct Writer {
     live: Arc<Live>,
-    name: String,
+    name: Name,
     all: Lives,
-    /// Of each track the time of the last frame of the group under way.
-    times: Vec<Time>,
 }
 
 impl Writer {
-    /// A group begins; the one before it ends.
-    pub fn begin(&mut self, track: usize, sequence: u64) {
-        let (Some(time), Some(track)) = (self.times.get_mut(track), self.live.tracks.get(track)) else { return };
-        *time = Time::ZERO;
+    /// A group begins. What is older than the newest [`GROUPS`] is forgotten.
+    pub fn begin(&self, track: usize, sequence: u64) {
+        let Some(track) = self.live.tracks.get(track) else { return };
         let mut groups = track.groups();
-        if let Some(last) = groups.back_mut() {
-            last.ended = true;
+        let at = groups.partition_point(|group| group.sequence < sequence);
+        if groups.get(at).is_none_or(|group| group.sequence != sequence) {
+            groups.insert(at, Group { sequence, frames: Vec::new(), ended: false, time: 0 });
         }
-        while groups.len() >= GROUPS {
+        while groups.len() > GROUPS {
             groups.pop_front();
         }
-        groups.push_back(Group { sequence, frames: Vec::new(), ended: false });
     }
 
-    /// Appends a frame to the group under way. Returns it as [`media::container::encode`] makes it.
-    pub fn write(&mut self, track: usize, capture_time: Time, payload: &[u8]) -> Bytes {
-        let previous = self.times.get_mut(track).map(|time| std::mem::replace(time, capture_time));
-        let frame = Frame::new(previous.unwrap_or(Time::ZERO), capture_time, payload);
-        let contained = frame.contained();
-        if let Some(track) = self.live.tracks.get(track)
-            && let Some(group) = track.groups().back_mut()
-        {
+    /// Appends a frame to a group, with its time in the units of the track. Returns the payload in one piece.
+    pub fn write(&self, track: usize, sequence: u64, time: u64, payload: [&[u8]; 2]) -> Bytes {
+        let mut written = None;
+        self.change(track, sequence, |group| {
+            let delta = (time as i64).wrapping_sub(group.time as i64);
+            group.time = time;
+            let frame = Frame::new(delta, payload);
+            written = Some(frame.payload());
             group.frames.push(frame);
-        }
-        self.live.wake();
-        contained
+        });
+        written.unwrap_or_else(|| payload.concat().into())
     }
 
-    /// The group under way has ended.
-    pub fn end(&self, track: usize) {
-        if let Some(track) = self.live.tracks.get(track)
-            && let Some(group) = track.groups().back_mut()
-        {
-            group.ended = true;
+    /// A group has ended.
+    pub fn end(&self, track: usize, sequence: u64) {
+        self.change(track, sequence, |group| group.ended = true);
+    }
+
+    /// There is no such broadcast or track.
+    pub fn refuse(&self) {
+        self.live.refused.store(true, Ordering::Release);
+    }
+
+    /// The priority of the first track.
+    pub fn set_priority(&self, priority: u8) {
+        if let Some(track) = self.live.tracks.first() {
+            track.priority.store(priority, Ordering::Relaxed);
+        }
+    }
+
+    /// Subscriptions that are served now.
+    pub fn viewers(&self) -> usize {
+        self.live.viewers()
+    }
+
+    fn change(&self, track: usize, sequence: u64, change: impl FnOnce(&mut Group)) {
+        if let Some(track) = self.live.tracks.get(track) {
+            // One that is too old is not there any more.
+            track.groups().iter_mut().rfind(|group| group.sequence == sequence).map(change);
         }
         self.live.wake();
     }
@@ -176,8 +261,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        for track in 0..self.live.tracks.len() {
-            self.end(track);
+        for track in &self.live.tracks {
+            track.groups().iter_mut().for_each(|group| group.ended = true);
         }
         self.live.ended.store(true, Ordering::Release);
         // Those without a viewer end, too.
@@ -189,33 +274,69 @@ impl Drop for Writer {
     }
 }
 
-/// All broadcasts that are live, by name.
+/// What is live.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Name {
+    /// A broadcast of a venue.
+    Own(String),
+    /// A track of a broadcast that came in over MoQ.
+    Copy(String, String),
+}
+
+/// All that is live, by name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lives(Arc<Mutex<HashMap<String, Arc<Live>>>>);
+pub(crate) struct Lives(Arc<Mutex<HashMap<Name, Arc<Live>>>>);
 
 impl Lives {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Arc<Live>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<Arc<Live>> {
-        self.lock().get(name).cloned()
+    /// Subscriptions that are served now.
+    #[cfg(test)]
+    pub(super) fn viewers(&self) -> usize {
+        self.lock().values().map(|live| live.viewers()).sum()
     }
 
-    /// Begins a broadcast with these tracks, in place of an older one of the same name; its viewers are served by a
-    /// task for each of the runtime's threads.
-    pub fn begin(&self, name: &str, tracks: impl IntoIterator<Item = String>) -> Writer {
-        let tracks: Vec<_> =
-            tracks.into_iter().map(|name| Track { name, groups: Mutex::default() }).collect();
+    /// A broadcast of a venue.
+    pub(super) fn own(&self, name: &str) -> Option<Arc<Live>> {
+        self.lock().get(&Name::Own(name.to_owned())).cloned()
+    }
+
+    /// Begins a broadcast with tracks of these names and priorities, in place of an older one of the same name; its
+    /// viewers are served by a task for each of the runtime's threads.
+    pub fn begin(&self, name: &str, tracks: impl IntoIterator<Item = (String, u8)>) -> Writer {
+        let writer = self.start(Name::Own(name.to_owned()), tracks);
+        self.lock().insert(writer.name.clone(), writer.live.clone());
+        writer
+    }
+
+    /// A track that came in over MoQ; who is the first to want it is given where to write it.
+    pub(super) fn copied(&self, name: &str, track: &str) -> (Arc<Live>, Option<Arc<Writer>>) {
+        let name = Name::Copy(name.to_owned(), track.to_owned());
+        let mut all = self.lock();
+        if let Some(live) = all.get(&name) {
+            return (live.clone(), None);
+        }
+        let writer = self.start(name.clone(), [(track.to_owned(), 0)]);
+        all.insert(name, writer.live.clone());
+        (writer.live.clone(), Some(Arc::new(writer)))
+    }
+
+    fn start(&self, name: Name, tracks: impl IntoIterator<Item = (String, u8)>) -> Writer {
+        let track =
+            |(name, priority)| Track { name, priority: AtomicU8::new(priority), groups: Mutex::default() };
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
-        let shards = (0..threads).map(|_| Arc::new(Shard::default())).collect();
-        let times = vec![Time::ZERO; tracks.len()];
-        let live = Arc::new(Live { tracks, shards, ended: AtomicBool::new(false) });
+        let live = Arc::new(Live {
+            tracks: tracks.into_iter().map(track).collect(),
+            shards: (0..threads).map(|_| Arc::new(Shard::new())).collect(),
+            ended: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+        });
         for shard in &live.shards {
             tokio::spawn(pump::run(live.clone(), shard.clone()));
         }
-        self.lock().insert(name.to_owned(), live.clone());
-        Writer { live, name: name.to_owned(), all: self.clone(), times }
+        Writer { live, name, all: self.clone() }
     }
 }
 
@@ -226,42 +347,43 @@ mod tests {
     #[tokio::test]
     async fn a_frame_is_the_same_in_all_its_forms() {
         let lives = Lives::default();
-        let mut writer = lives.begin("demo", ["video".into()]);
+        let writer = lives.begin("demo", [("video".into(), 1)]);
         writer.begin(0, 5);
-        let contained = writer.write(0, Time::from_micros(1_000_000), b"abc");
-        assert_eq!(contained, media::container::encode(Time::from_micros(1_000_000), b"abc"));
-        writer.write(0, Time::from_micros(999_999), b"de");
-        let live = lives.get("demo").unwrap();
+        assert_eq!(writer.write(0, 5, 1_000_000, [b"abc", b"de"]), b"abcde"[..]);
+        writer.write(0, 5, 999_999, [b"", b"f"]);
+        let live = lives.own("demo").unwrap();
         let frames = live.tracks[0].groups()[0].frames.clone();
         // The first counts from zero, the next from the first.
-        let first = [&[0x80, 0x1e, 0x84, 0x80, 7][..], &contained].concat();
-        assert_eq!(frames[0].on_the_wire(true), first);
-        assert_eq!(frames[0].on_the_wire(false), first[4..]);
-        assert_eq!(frames[1].on_the_wire(true)[..2], [1, 6]);
+        assert_eq!(frames[0].on_the_wire(true), b"\x80\x1e\x84\x80\x05abcde"[..]);
+        assert_eq!(frames[0].on_the_wire(false), b"\x05abcde"[..]);
+        assert_eq!(frames[1].on_the_wire(true), b"\x01\x01f"[..]);
+        // What comes too late for a group is no panic.
+        assert_eq!(writer.write(0, 4, 1, [b"l", b"ate"]), b"late"[..]);
+        assert_eq!(writer.write(9, 4, 1, [b"l", b"ost"]), b"lost"[..]);
     }
 
     #[tokio::test]
     async fn no_more_than_the_newest_groups_are_held() {
         let lives = Lives::default();
-        let mut writer = lives.begin("demo", ["video".into()]);
-        for sequence in 0..10 {
+        let writer = lives.begin("demo", [("video".into(), 1)]);
+        for sequence in [0, 1, 2, 3, 5, 4, 4, 1] {
             writer.begin(0, sequence);
-            writer.write(0, Time::from_millis(sequence), b"x");
         }
-        let live = lives.get("demo").unwrap();
+        writer.end(0, 4);
+        let live = lives.own("demo").unwrap();
         let held: Vec<_> =
             live.tracks[0].groups().iter().map(|group| (group.sequence, group.ended)).collect();
-        assert_eq!(held, [(8, true), (9, false)]);
+        assert_eq!(held, [(4, true), (5, false)]);
     }
 
     #[tokio::test]
     async fn an_old_broadcast_does_not_end_its_successor() {
         let lives = Lives::default();
-        let old = lives.begin("demo", ["video".into()]);
-        let new = lives.begin("demo", ["video".into()]);
+        let old = lives.begin("demo", [("video".into(), 1)]);
+        let new = lives.begin("demo", [("video".into(), 1)]);
         drop(old);
-        assert!(lives.get("demo").is_some());
+        assert!(lives.own("demo").is_some());
         drop(new);
-        assert!(lives.get("demo").is_none());
+        assert!(lives.own("demo").is_none());
     }
 }

@@ -2,14 +2,14 @@
 //! lies in memory, without a task, a timer or a copy for each.
 //!
 //! Nobody is waited for. What a viewer's connection does not take now is tried again with the next frame; who falls out
-//! of what is held ([`GROUPS`]) goes on with the newest group.
+//! of what is held ([`super::live::GROUPS`]) goes on with the newest group.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
-use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use web_transport_quinn::{SendStream, Session, WriteError};
 use web_transport_trait::poll::Session as _;
 
 use super::lite::{self, Version, Wish};
-use super::live::{GROUPS, Group, Live, Shard};
+use super::live::{Group, Live, Shard, Track};
 
 /// A viewer whose connection took nothing is tried again after this long at the latest; the next frame comes sooner.
 const RETRY: Duration = Duration::from_millis(20);
@@ -38,9 +38,11 @@ const LEAST_AGE: Duration = Duration::from_millis(500);
 /// When a broadcast has ended, its viewers have this long to take what was left of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The codes of moq-net for a group that nobody wants any more, and for one that is too old.
+/// The codes of moq-net for a group that nobody wants any more, for one that is too old, and for a track that is not
+/// there.
 const CANCELLED: u32 = 0;
 const OLD: u32 = 0x34;
+const NOT_FOUND: u32 = 0x33;
 
 /// What one subscriber wants now.
 #[derive(Debug)]
@@ -129,22 +131,22 @@ pub(super) async fn run(live: Arc<Live>, shard: Arc<Shard>) {
         for (held, track) in held.iter_mut().zip(&live.tracks) {
             follow(held, &track.groups());
         }
-        for join in std::mem::take(&mut *shard.joining.lock().unwrap_or_else(PoisonError::into_inner)) {
+        for join in shard.take() {
             Viewer::add(&mut viewers, join);
         }
         blocked = false;
         let mut here = 0;
         for (number, viewer) in viewers.iter_mut().enumerate() {
-            blocked |= viewer.serve(&held, now, ended.is_some());
+            blocked |= viewer.serve(&held, &live, now, ended.is_some());
             here += viewer.subscriptions.len();
             if number % BATCH == BATCH - 1 {
                 tokio::task::yield_now().await;
             }
         }
         viewers.retain(|viewer| !viewer.subscriptions.is_empty());
-        let joining = shard.joining.lock().unwrap_or_else(PoisonError::into_inner);
-        shard.here.store(here + joining.len(), Relaxed);
-        if ended.is_some_and(|ended| viewers.is_empty() || now.duration_since(ended) > PATIENCE) {
+        shard.count(here);
+        let over = ended.is_some_and(|ended| viewers.is_empty() || now.duration_since(ended) > PATIENCE);
+        if over && shard.close() {
             return;
         }
     }
@@ -152,18 +154,14 @@ pub(super) async fn run(live: Arc<Live>, shard: Arc<Shard>) {
 
 /// Brings our copy of a track's groups up to date.
 fn follow(ours: &mut VecDeque<Group>, theirs: &VecDeque<Group>) {
-    for group in theirs {
-        match ours.iter_mut().find(|own| own.sequence == group.sequence) {
-            Some(own) => {
+    ours.retain(|own| theirs.iter().any(|group| group.sequence == own.sequence));
+    for (at, group) in theirs.iter().enumerate() {
+        match ours.get_mut(at) {
+            Some(own) if own.sequence == group.sequence => {
                 own.frames.extend(group.frames.iter().skip(own.frames.len()).cloned());
                 own.ended = group.ended;
             }
-            None => {
-                if ours.len() >= GROUPS {
-                    ours.pop_front();
-                }
-                ours.push_back(group.clone());
-            }
+            _ => ours.insert(at, group.clone()),
         }
     }
 }
@@ -179,10 +177,13 @@ struct Viewer {
 impl Viewer {
     fn add(viewers: &mut Vec<Viewer>, join: Join) {
         let number = join.viewer;
+        // Who names a group goes on from there.
+        let newest = join.wishes.first.load(Relaxed) == 0;
         let subscription = Subscription {
             join,
+            priority: 0,
             answers: VecDeque::new(),
-            newest: true,
+            newest,
             next: 0,
             told: false,
             open: None,
@@ -195,18 +196,19 @@ impl Viewer {
     }
 
     /// Writes what there is. Returns whether something is left.
-    fn serve(&mut self, held: &[VecDeque<Group>], now: Instant, ended: bool) -> bool {
+    fn serve(&mut self, held: &[VecDeque<Group>], live: &Live, now: Instant, ended: bool) -> bool {
+        let none = VecDeque::new();
         let mut blocked = false;
         let mut at = 0;
-        while let Some(subscription) = self.subscriptions.get(at) {
-            // What has a higher priority goes first, whatever else waits.
-            let priority = |of: &Subscription| of.join.wishes.priority.load(Relaxed);
-            let own = priority(subscription);
-            let rank = self.subscriptions.iter().filter(|other| priority(other) > own).count();
-            let none = VecDeque::new();
-            let Some(subscription) = self.subscriptions.get_mut(at) else { break };
-            let groups = held.get(subscription.join.track).unwrap_or(&none);
-            match subscription.serve(groups, rank, now, ended) {
+        while let Some(subscription) = self.subscriptions.get_mut(at) {
+            let track = subscription.join.track;
+            let groups = held.get(track).unwrap_or(&none);
+            subscription.priority = live.tracks.get(track).map_or(0, Track::priority);
+            let served = match live.is_refused() {
+                true => subscription.refuse(),
+                false => subscription.serve(groups, now, ended),
+            };
+            match served {
                 Ok(left) => {
                     blocked |= left;
                     at += 1;
@@ -220,6 +222,8 @@ impl Viewer {
 
 struct Subscription {
     join: Join,
+    /// The publisher's, of the track.
+    priority: u8,
     /// Answers that are not written yet: three at most.
     answers: VecDeque<Bytes>,
     /// It goes on with the newest group.
@@ -250,7 +254,7 @@ struct Sent {
 }
 
 impl Subscription {
-    fn serve(&mut self, groups: &VecDeque<Group>, rank: usize, now: Instant, ended: bool) -> Result<bool, Over> {
+    fn serve(&mut self, groups: &VecDeque<Group>, now: Instant, ended: bool) -> Result<bool, Over> {
         if self.join.wishes.gone.load(Acquire) {
             if let Some(mut open) = self.open.take() {
                 let _ = open.stream.reset(CANCELLED);
@@ -260,7 +264,7 @@ impl Subscription {
         let mut blocked = !self.answer()?;
         loop {
             let Some(open) = &mut self.open else {
-                match self.begin(groups, rank, now)? {
+                match self.begin(groups, now)? {
                     Begun::Group => continue,
                     Begun::Blocked => blocked = true,
                     Begun::Nothing if ended && !blocked => return self.end(),
@@ -314,7 +318,7 @@ impl Subscription {
 
     /// Writes the answers. Returns whether none is left.
     fn answer(&mut self) -> Result<bool, Over> {
-        if !self.told && self.newest && self.next == 0 && self.answers.is_empty() {
+        if !self.told {
             let priority = self.join.wishes.priority.load(Relaxed);
             if let Some(accepted) = lite::accepted(self.join.version, priority) {
                 self.told = true;
@@ -335,7 +339,7 @@ impl Subscription {
     }
 
     /// Opens the stream of the next group.
-    fn begin(&mut self, groups: &VecDeque<Group>, rank: usize, now: Instant) -> Result<Begun, Over> {
+    fn begin(&mut self, groups: &VecDeque<Group>, now: Instant) -> Result<Begun, Over> {
         let wishes = self.join.wishes.clone();
         let mut wanted = groups.iter().filter(|group| wishes.wants(group) && group.sequence >= self.next);
         let group = if self.newest { wanted.next_back() } else { wanted.next() };
@@ -345,8 +349,7 @@ impl Subscription {
             Poll::Ready(Err(_)) => return Err(Over),
             Poll::Pending => return Ok(Begun::Blocked),
         };
-        // Behind the control streams, which have 0; the newest group of a track before the older ones.
-        let order = -4 * i32::try_from(rank).unwrap_or(i32::MAX / 8) - 1;
+        let order = self.order();
         let _ = stream.set_priority(order);
         let patience = wishes.patience();
         self.sent.retain_mut(|sent| {
@@ -369,6 +372,19 @@ impl Subscription {
         self.next = group.sequence + 1;
         self.open = Some(Open { stream, sequence: group.sequence, frame: 0, chunks: vec![head] });
         Ok(Begun::Group)
+    }
+
+    /// How urgent a group is to quinn: as the viewer wants it, and then as the publisher does; behind the control
+    /// streams, which have 0. An older group of the same track is one less.
+    fn order(&self) -> i32 {
+        let wanted = i32::from(self.join.wishes.priority.load(Relaxed));
+        2 * ((wanted << 8) + i32::from(self.priority) - (1 << 16)) - 1
+    }
+
+    /// There is no such track.
+    fn refuse(&mut self) -> Result<bool, Over> {
+        let _ = self.join.answers.reset(NOT_FOUND);
+        Err(Over)
     }
 
     /// The broadcast is over, and all of it is written.

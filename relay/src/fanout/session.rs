@@ -1,11 +1,12 @@
 //! A viewer's session: everything is moq-net's, but for subscriptions to what is live here, which [`super::pump`] serves.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use moq_net::origin;
 use web_transport_quinn::{self as web_transport, ReadError, RecvStream, SendStream, SessionError};
 use web_transport_trait::{Stats, poll};
 
@@ -16,11 +17,15 @@ use super::pump::{Join, Wishes};
 /// Read at once from a stream of control messages, and the most that is held of one that is not complete.
 const READ: usize = 8 * 1024;
 
+/// What a viewer may see, once that is known; nothing before.
+pub(super) type Scope = Arc<OnceLock<origin::Consumer>>;
+
 /// A session whose subscriptions to what is live are served by us. Clones are handles of the same session.
 pub(super) struct Session {
     inner: web_transport::Session,
     version: Option<Version>,
     lives: Lives,
+    scope: Scope,
     /// Tells viewers apart.
     number: usize,
     /// Streams whose beginning is being read.
@@ -36,16 +41,17 @@ struct Beginning {
 impl Clone for Session {
     fn clone(&self) -> Self {
         // What one handle has accepted, another has not.
-        let (inner, lives) = (self.inner.clone(), self.lives.clone());
-        Self { inner, version: self.version, lives, number: self.number, begun: Vec::new() }
+        let (inner, lives, scope) = (self.inner.clone(), self.lives.clone(), self.scope.clone());
+        Self { inner, version: self.version, lives, scope, number: self.number, begun: Vec::new() }
     }
 }
 
 impl Session {
-    pub fn new(inner: web_transport::Session, lives: Lives) -> Self {
+    pub fn new(inner: web_transport::Session, lives: Lives, scope: Scope) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let version = poll::Session::protocol(&inner).and_then(Version::from_protocol);
-        Self { inner, version, lives, number: NEXT.fetch_add(1, Ordering::Relaxed), begun: Vec::new() }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { inner, version, lives, scope, number, begun: Vec::new() }
     }
 
     /// Reads on in the beginning of a stream. Ready with `None`: it is ours, and served.
@@ -72,34 +78,56 @@ impl Session {
             let rest = input.len();
             match subscribe {
                 // A part of a subscription.
-                Ok(None) if more && begun.read.first() == Some(&(STREAM_SUBSCRIBE as u8)) && self.version.is_some() => {}
-                Ok(Some((subscribe, version))) if self.serves(&subscribe).is_some() => {
+                Ok(None)
+                    if more
+                        && begun.read.first() == Some(&(STREAM_SUBSCRIBE as u8))
+                        && self.version.is_some() => {}
+                Ok(Some((subscribe, version))) => {
+                    let Some((live, track)) = self.find(&subscribe) else {
+                        return Poll::Ready(self.pass_on(at));
+                    };
                     let begun = self.begun.swap_remove(at);
-                    self.serve(begun, rest, &subscribe, version);
+                    self.serve(begun, rest, &subscribe, version, &live, track);
                     return Poll::Ready(None);
                 }
                 // What is malformed is refused by moq-net, too.
-                _ => {
-                    let Beginning { send, receive, read } = self.begun.swap_remove(at);
-                    return Poll::Ready(Some((send, Receive { read: read.freeze(), inner: receive })));
-                }
+                _ => return Poll::Ready(self.pass_on(at)),
             }
         }
     }
 
-    /// Where we serve a subscription. moq-net serves all that asks for more than what is live: for the past, or for parts of groups.
-    fn serves(&self, subscribe: &Subscribe) -> Option<(Arc<Live>, usize)> {
-        let Wish { first, last, partial, .. } = subscribe.wish;
-        if first.is_some() || last.is_some() || partial {
-            return None;
-        }
-        let live = self.lives.get(&subscribe.broadcast)?;
-        let track = live.find(&subscribe.track)?;
-        Some((live, track))
+    /// Leaves a stream to moq-net.
+    fn pass_on(&mut self, at: usize) -> Option<(SendStream, Receive)> {
+        let Beginning { send, receive, read } = self.begun.swap_remove(at);
+        Some((send, Receive { read: read.freeze(), inner: receive }))
     }
 
-    fn serve(&self, begun: Beginning, rest: usize, subscribe: &Subscribe, version: Version) {
-        let Some((live, track)) = self.serves(subscribe) else { return };
+    /// What we forward for a subscription. moq-net serves all that asks for more than what is live: for groups that are
+    /// not held any more, or for parts of groups; and it refuses what the viewer may not see.
+    fn find(&self, subscribe: &Subscribe) -> Option<(Arc<Live>, usize)> {
+        let Wish { first, last, partial, .. } = subscribe.wish;
+        let scope = self.scope.get()?;
+        let path = subscribe.broadcast.as_str();
+        if last.is_some() || partial || !scope.allowed().matches(path) {
+            return None;
+        }
+        let name = scope.absolute(path);
+        let (live, track) = match self.lives.own(name.as_str()) {
+            Some(own) => own.find(&subscribe.track).map(|track| (own, track)),
+            None => Some((self.lives.copy(name.as_str(), path, &subscribe.track, scope), 0)),
+        }?;
+        first.is_none_or(|first| live.holds(track, first)).then_some((live, track))
+    }
+
+    fn serve(
+        &self,
+        begun: Beginning,
+        rest: usize,
+        subscribe: &Subscribe,
+        version: Version,
+        live: &Arc<Live>,
+        track: usize,
+    ) {
         let wishes = Arc::new(Wishes::new(&subscribe.wish));
         let Beginning { send, receive, mut read } = begun;
         read.advance(read.len() - rest);
@@ -112,8 +140,11 @@ impl Session {
             answers: send,
             wishes: wishes.clone(),
         };
-        live.join(self.number, join);
-        tokio::spawn(listen(receive, read, version, wishes, live, self.number));
+        match live.join(join) {
+            // It has ended just now; the end of the stream says so.
+            Some(late) => drop(late),
+            None => drop(tokio::spawn(listen(receive, read, version, wishes, live.clone(), self.number))),
+        }
     }
 }
 

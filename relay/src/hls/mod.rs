@@ -31,6 +31,8 @@ const MAX_WAITING: usize = 8192;
 pub struct Hls {
     stages: Arc<Mutex<Stages>>,
     waiting: Arc<Semaphore>,
+    /// So long a request waits.
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -53,13 +55,16 @@ struct Stage {
 
 impl Default for Hls {
     fn default() -> Self {
-        Self { stages: Arc::default(), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+        Self {
+            stages: Arc::default(),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            patience: serve::PATIENCE,
+        }
     }
 }
 
 impl Hls {
-    /// Begins a show, or takes it over from another publisher. Must be called within a runtime, as must the drop of what
-    /// it returns.
+    /// Begins a show, or takes it over from another publisher.
     pub fn publish(&self, name: &str, tracks: &[Track]) -> Feed {
         let mut stages = self.lock();
         let stage = match stages.by_name.get(name) {
@@ -114,7 +119,9 @@ impl Hls {
         }
         drop(stages);
         let (hls, name) = (self.clone(), name.to_owned());
-        tokio::spawn(async move {
+        // A relay that is ending serves nobody any more.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
             tokio::time::sleep(LINGER).await;
             let mut stages = hls.lock();
             stages.ended.retain(|(ended, by)| *ended != name || *by != publisher);

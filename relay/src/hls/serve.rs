@@ -15,7 +15,7 @@ use super::{Hls, Stage};
 
 /// So long a request waits for media; then it is told to come again. The draft allows three target durations; hls.js gives
 /// up on a first byte after 10 s.
-const PATIENCE: Duration = Duration::from_secs(9);
+pub(super) const PATIENCE: Duration = Duration::from_secs(9);
 
 /// What is in a media file never changes: a year, as long as caches hold anything.
 const FOREVER: &str = "public, max-age=31536000, immutable";
@@ -114,7 +114,7 @@ async fn serve(hls: &Hls, path: &str, query: &str, headers: &HeaderMap) -> Resul
         }
         Answer::Wait => Err(refusal(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("nothing new came for {} s", PATIENCE.as_secs()),
+            format!("nothing new has come for {} s", hls.patience.as_secs_f32()),
         )),
     }
 }
@@ -128,14 +128,14 @@ fn look(stage: &Stage, file: File, reload: Reload) -> Result<Answer, Response> {
     stage.answer(file, reload).map_err(|why| refusal(StatusCode::NOT_ACCEPTABLE, why))
 }
 
-/// Until there is an answer, or [`PATIENCE`] is at its end.
+/// Until there is an answer, or patience is at its end.
 async fn wait(hls: &Hls, stage: &Stage, file: File, reload: Reload) -> Result<Answer, Response> {
     let news = file.track().and_then(|track| stage.news.get(&track));
     let Some(mut news) = news.map(|news| news.subscribe()) else { return Ok(Answer::Missing) };
     let Ok(_place) = hls.waiting.try_acquire() else {
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait already"));
     };
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + hls.patience;
     loop {
         // Seen before it is looked, so that nothing comes between.
         news.borrow_and_update();

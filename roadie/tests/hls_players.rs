@@ -97,36 +97,30 @@ async fn gstreamer(url: &str) -> (usize, usize) {
     (pictures, sounds)
 }
 
-/// Whether the picture on the screen is the show's newest is read from its pixels.
-#[tokio::test(flavor = "multi_thread")]
-async fn hls_js_plays_live_and_less_than_three_seconds_late() {
-    let _stage = alone().await;
-    let dir = Dir::new("hls-js");
+/// A relay that serves a page with hls.js, and a browser that has opened it.
+async fn watch(dir: &Dir, name: &str) -> (Edge, Viewer) {
     let page = dir.join("page");
     std::fs::create_dir_all(page.join("assets")).unwrap();
     std::fs::write(page.join("index.html"), include_str!("hls_js/index.html")).unwrap();
     std::fs::copy(hls_js(), page.join("assets/hls.min.js")).unwrap();
-    let edge = Edge::with_page(&dir, page).await;
-    let uplinks = uplinks(&edge).await;
+    let edge = Edge::with_page(dir, page).await;
     let viewer = Viewer::start().await.unwrap();
-    // At a falling rate a picture may be made of blocks of the one before, and so is what is drawn into it.
-    let _live = live_with(&["--fixed-bitrate"], &edge, &uplinks, "tour/js", &[]);
-    edge.wait_live("tour/js").await;
-    viewer.open(&edge.page("tour/js")).await.unwrap();
+    viewer.open(&edge.page(name)).await.unwrap();
+    (edge, viewer)
+}
 
-    let mut pictures = Vec::new();
-    let mut last = Value::Null;
-    until("live pictures in hls.js", async || {
+/// Waits until enough live pictures were shown from now on; gives all that were, and what the page says besides.
+async fn live_pictures(viewer: &Viewer, what: &str) -> (Vec<Picture>, Value) {
+    let (mut pictures, mut last) = (Vec::new(), Value::Null);
+    until(what, async || {
         last = viewer.run("return take()").await.unwrap();
         pictures.extend(last["pictures"].as_array().unwrap().iter().map(Picture::read));
         fresh(&pictures) >= ENOUGH
     })
     .await;
-    viewer.close().await;
-
     let late: Vec<u64> = pictures.iter().filter_map(|picture| picture.late_ms).collect();
     println!(
-        "hls.js: {} pictures, {} of them with a mark, {} live; late by {:?} to {:?} ms; its own figures: {} s, aim {} s",
+        "{what}: {} pictures, {} of them with a mark, {} live; late by {:?} to {:?} ms; hls.js says {} s and aims at {} s",
         pictures.len(),
         late.len(),
         fresh(&pictures),
@@ -135,6 +129,23 @@ async fn hls_js_plays_live_and_less_than_three_seconds_late() {
         last["latency_s"],
         last["target_s"]
     );
+    (pictures, last)
+}
+
+/// Whether the picture on the screen is the show's newest is read from its pixels.
+#[tokio::test(flavor = "multi_thread")]
+async fn hls_js_plays_live_and_less_than_three_seconds_late() {
+    let _stage = alone().await;
+    let dir = Dir::new("hls-js");
+    let (edge, viewer) = watch(&dir, "tour/js").await;
+    let uplinks = uplinks(&edge).await;
+    // At a falling rate a picture may be made of blocks of the one before, and so is what is drawn into it.
+    let _live = live_with(&["--fixed-bitrate"], &edge, &uplinks, "tour/js", &[]);
+    edge.wait_live("tour/js").await;
+    viewer.run("start()").await.unwrap();
+
+    let (pictures, last) = live_pictures(&viewer, "live pictures").await;
+    viewer.close().await;
     let errors = last["errors"].as_array().unwrap();
     assert!(!errors.iter().any(|error| error["fatal"] == true), "{errors:?}");
     assert!(last["parts"].as_u64().unwrap() > 0, "it plays parts, and waits for the next: {last}");
@@ -142,6 +153,56 @@ async fn hls_js_plays_live_and_less_than_three_seconds_late() {
     let counters: Vec<u16> = pictures.iter().filter_map(|picture| picture.counter).collect();
     let back = counters.windows(2).find(|pair| pair[1].wrapping_sub(pair[0]) > u16::MAX / 2);
     assert_eq!(back, None, "the picture went back");
+}
+
+/// The encoder dies and is started again: the relay tells of a discontinuity, and the player goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn hls_js_goes_on_with_an_encoder_that_was_killed_and_started_again() {
+    let _stage = alone().await;
+    let dir = Dir::new("hls-js-again");
+    let (edge, viewer) = watch(&dir, "again").await;
+    let uplinks = uplinks(&edge).await;
+    let mut first = live_with(&["--fixed-bitrate"], &edge, &uplinks, "again", &[]);
+    edge.wait_live("again").await;
+    viewer.run("start()").await.unwrap();
+    live_pictures(&viewer, "live pictures").await;
+    first.kill().await.unwrap();
+    let _second = live_with(&["--fixed-bitrate"], &edge, &uplinks, "again", &[]);
+    let (_, last) = live_pictures(&viewer, "live pictures of the second encoder").await;
+    viewer.close().await;
+    let errors = last["errors"].as_array().unwrap();
+    assert!(!errors.iter().any(|error| error["fatal"] == true), "{errors:?}");
+    println!("errors on the way: {errors:?}");
+}
+
+/// All uplinks go dark: what is lost is a gap in the playlist, and the player goes on behind it by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn hls_js_goes_on_behind_a_gap() {
+    let _stage = alone().await;
+    let dir = Dir::new("hls-js-gap");
+    let (edge, viewer) = watch(&dir, "gap").await;
+    let uplinks = uplinks(&edge).await;
+    let _live = live_with(&["--fixed-bitrate"], &edge, &uplinks, "gap", &[]);
+    edge.wait_live("gap").await;
+    viewer.run("start()").await.unwrap();
+    live_pictures(&viewer, "live pictures").await;
+    uplinks.iter().for_each(|uplink| uplink.set_up(false));
+    let api = edge.api();
+    until("the show to stand still", async || {
+        api.get("/api/status").await["broadcasts"]["gap"]["live"] == false
+    })
+    .await;
+    uplinks.iter().for_each(|uplink| uplink.set_up(true));
+    until("the gap in the playlist", async || {
+        let playlist = viewer.run("return await (await fetch('/hls/gap/track0.m3u8')).text()").await.unwrap();
+        playlist.as_str().unwrap().contains("#EXT-X-GAP")
+    })
+    .await;
+    let (_, last) = live_pictures(&viewer, "live pictures behind the gap").await;
+    viewer.close().await;
+    let errors = last["errors"].as_array().unwrap();
+    assert!(!errors.iter().any(|error| error["fatal"] == true), "{errors:?}");
+    println!("errors on the way: {errors:?}");
 }
 
 /// What the mark in a picture says.

@@ -91,19 +91,21 @@ fn put_segment(
         let _ = writeln!(out, "#EXT-X-MAP:URI=\"{}\"", File::Init { track, number: segment.init });
     }
     let _ = writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}", date_time(Time::from_micros(segment.date)));
-    if segment.media == Media::Gap {
+    let gap = segment.media == Media::Gap;
+    if gap {
         out.push_str("#EXT-X-GAP\n");
     }
     let sequence = segment.sequence;
     if with_parts {
         for (number, part) in segment.parts.iter().enumerate() {
             let file = File::Part { track, sequence, part: number };
-            let independent = if part.independent { ",INDEPENDENT=YES" } else { "" };
-            let _ = writeln!(
-                out,
-                "#EXT-X-PART:DURATION={:.6},URI=\"{file}\"{independent}",
-                part.micros as f64 / 1e6
-            );
+            let kind = match part.independent {
+                _ if gap => ",GAP=YES",
+                true => ",INDEPENDENT=YES",
+                false => "",
+            };
+            let _ =
+                writeln!(out, "#EXT-X-PART:DURATION={:.6},URI=\"{file}\"{kind}", part.micros as f64 / 1e6);
         }
     }
     if segment.media != Media::Open {

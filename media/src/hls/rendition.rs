@@ -230,14 +230,15 @@ impl Rendition {
         let init = self.inits.back().map_or(0, |(number, _)| *number);
         for n in count.saturating_sub(shown)..count {
             let from = from + n * length;
+            let to = to.min(from + length);
             let segment = Segment {
                 sequence: self.next_sequence + n,
                 date: zero.as_micros() + from,
                 from,
-                to: to.min(from + length),
+                to,
                 init,
                 epoch: self.epoch,
-                parts: Vec::new(),
+                parts: Segment::lost(from, to, micros(PART)),
                 media: Media::Gap,
             };
             self.add(segment);
@@ -329,7 +330,8 @@ impl Rendition {
     }
 
     pub fn part(&self, sequence: u64, part: usize, ended: bool) -> Answer {
-        let found = self.find(sequence).and_then(|segment| segment.parts.get(part));
+        let found = self.find(sequence).filter(|segment| segment.media != Media::Gap);
+        let found = found.and_then(|segment| segment.parts.get(part));
         match found {
             Some(part) => Answer::Ready(part.bytes.clone()),
             None if (sequence, part) == self.next_part() && !ended => Answer::Wait,

@@ -26,7 +26,7 @@ pub enum Media {
     Open,
     /// All of it; the parts are slices of it.
     Whole(Bytes),
-    /// It is lost.
+    /// It is lost. Its parts are empty: hls.js, which plays by parts, stood still for 8 s at a gap that had none.
     Gap,
 }
 
@@ -38,6 +38,13 @@ pub struct Part {
 }
 
 impl Segment {
+    /// Parts of a gap, of at most `length` each.
+    pub fn lost(from: u64, to: u64, length: u64) -> Vec<Part> {
+        let part =
+            |from: u64| Part { bytes: Bytes::new(), micros: length.min(to - from), independent: false };
+        (from..to).step_by(length as usize).map(part).collect()
+    }
+
     /// Appends a part.
     pub fn push(&mut self, chunk: Chunk) {
         let Chunk { bytes, from, to, independent } = chunk;

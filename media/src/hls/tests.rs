@@ -194,13 +194,18 @@ fn a_lost_group_is_a_gap_of_its_length() {
     let mut show = play(9, lost);
     let video = text(&mut show, VIDEO, false);
     let at = video.lines().position(|line| line == "#EXT-X-GAP").unwrap();
-    let gap: Vec<&str> = video.lines().skip(at - 1).take(4).collect();
+    let gap: Vec<&str> = video.lines().skip(at - 1).take(11).collect();
     assert_eq!(gap[0], "#EXT-X-PROGRAM-DATE-TIME:2026-11-18T11:06:43.123Z");
-    assert_eq!(gap[2..], ["#EXTINF:1.999980,".into(), format!("track0-{}.m4s", FIRST + 2)], "{video}");
+    let sequence = FIRST + 2;
+    assert_eq!(gap[2], format!("#EXT-X-PART:DURATION=0.300000,URI=\"track0-{sequence}.0.m4s\",GAP=YES"));
+    assert_eq!(gap[8], format!("#EXT-X-PART:DURATION=0.199980,URI=\"track0-{sequence}.6.m4s\",GAP=YES"));
+    assert_eq!(gap[9..], ["#EXTINF:1.999980,".into(), format!("track0-{}.m4s", FIRST + 2)], "{video}");
     assert_eq!(video.matches("#EXT-X-GAP").count(), 1);
     assert!(!video.contains("DISCONTINUITY"), "time goes on: {video}");
-    let gone = File::Segment { track: VIDEO, sequence: FIRST + 2 };
-    assert_eq!(show.answer(gone, Reload::default()), Answer::Missing);
+    let track = VIDEO;
+    for gone in [File::Segment { track, sequence }, File::Part { track, sequence, part: 3 }] {
+        assert_eq!(show.answer(gone, Reload::default()), Answer::Missing);
+    }
     assert!(!text(&mut show, AUDIO, false).contains("GAP"), "the sound was not lost");
     // The dates of all segments say the same as their durations.
     assert_eq!(tags(&video, "EXT-X-PROGRAM-DATE-TIME").len(), 6);

@@ -8,8 +8,12 @@ use std::process::Stdio;
 use common::{Dir, Edge, PATIENCE, alone, live, live_with, until, uplinks};
 use media::Time;
 use media::mark;
+use roadie::emulator::Emulator;
 use roadie::viewer::Viewer;
 use serde_json::Value;
+use sim::{Conditions, Rate};
+use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
@@ -203,6 +207,32 @@ async fn hls_js_goes_on_behind_a_gap() {
     let errors = last["errors"].as_array().unwrap();
     assert!(!errors.iter().any(|error| error["fatal"] == true), "{errors:?}");
     println!("errors on the way: {errors:?}");
+}
+
+/// The uplink becomes narrow, and the picture smaller: another init segment behind a discontinuity.
+#[tokio::test(flavor = "multi_thread")]
+async fn hls_js_goes_on_when_the_picture_changes_its_size() {
+    let _stage = alone().await;
+    let dir = Dir::new("hls-js-size");
+    let (edge, viewer) = watch(&dir, "size").await;
+    let target = SocketAddr::from(([127, 0, 0, 1], edge.quic_port));
+    let narrow =
+        Conditions { rate: Rate::Fixed(400_000), delay: Duration::from_millis(20), ..Conditions::default() };
+    let uplinks = [Emulator::start(target, narrow, 1).await.unwrap()];
+    let _live = live(&edge, &uplinks, "size", &[]);
+    edge.wait_live("size").await;
+    viewer.run("start()").await.unwrap();
+    until("a smaller picture", async || {
+        let width = viewer.run("return video.videoWidth").await.unwrap();
+        (1..1280).contains(&width.as_u64().unwrap())
+    })
+    .await;
+    viewer.run("take()").await.unwrap();
+    let (_, last) = live_pictures(&viewer, "live smaller pictures").await;
+    viewer.close().await;
+    let errors = last["errors"].as_array().unwrap();
+    println!("errors on the way: {errors:?}");
+    assert!(!errors.iter().any(|error| error["fatal"] == true), "{errors:?}");
 }
 
 /// What the mark in a picture says.

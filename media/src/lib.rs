@@ -9,6 +9,7 @@ pub mod cmaf;
 pub mod container;
 pub mod frame;
 pub mod h264;
+pub mod hls;
 pub mod mark;
 pub mod opus;
 pub mod time;

@@ -213,8 +213,10 @@ pub fn check_name(name: &str) -> Result<(), String> {
              at most {MAX_NAME} characters, such as tour/london"
         ));
     }
-    if matches!(name.split('/').next(), Some("api" | "assets" | "metrics" | "healthz" | "readyz" | "status"))
-    {
+    if matches!(
+        name.split('/').next(),
+        Some("api" | "assets" | "hls" | "metrics" | "healthz" | "readyz" | "status")
+    ) {
         return Err(format!(
             "the broadcast name {name:?} begins with a word that the relay keeps for itself"
         ));
@@ -231,7 +233,9 @@ mod tests {
         for good in ["demo", "tour/london", "a.b-c_d/2026"] {
             check_name(good).unwrap();
         }
-        for bad in ["", "/", "a//b", "../etc", "a/..", "a b", "api/x", "metrics", "ü", &"x".repeat(129)] {
+        for bad in
+            ["", "/", "a//b", "../etc", "a/..", "a b", "api/x", "hls/x", "metrics", "ü", &"x".repeat(129)]
+        {
             check_name(bad).unwrap_err();
         }
     }

@@ -171,6 +171,7 @@ impl Edge {
             player,
             broadcasts,
             viewers: viewers.clone(),
+            hls: origin.hls().clone(),
             clock,
             webtransport_port: port,
             certificate_hash,

@@ -21,6 +21,7 @@ use crate::broadcasts::{Broadcasts, Quality};
 use crate::clock::Clock;
 use crate::control::check_name;
 use crate::fanout::Viewers;
+use crate::hls::{self, Hls};
 
 /// The player's files are held in memory; one larger than this is not part of a player.
 const MAX_ASSET: u64 = 4 * 1024 * 1024;
@@ -78,6 +79,8 @@ pub struct Site {
     pub broadcasts: Broadcasts,
     /// Who watches.
     pub viewers: Arc<Viewers>,
+    /// The shows as HLS.
+    pub hls: Hls,
     /// The edge's clock.
     pub clock: Clock,
     /// The UDP port that browsers connect to.
@@ -109,8 +112,9 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/api/trace", get(trace))
         .route("/api/quality", post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)))
         .fallback(get(page))
+        .with_state(site.clone())
+        .merge(hls::router(site.hls.clone()))
         .layer(middleware::from_fn(security_headers))
-        .with_state(site)
 }
 
 async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, &'static str) {
@@ -252,6 +256,18 @@ async fn metrics(State(site): State<Arc<Site>>) -> impl IntoResponse {
         "counter",
         "MoQ sessions served.",
         vec![(String::new(), site.viewers.total() as f64)],
+    );
+    family(
+        "roadie_hls_waiting",
+        "gauge",
+        "HLS requests that wait for media.",
+        vec![(String::new(), site.hls.waiting() as f64)],
+    );
+    family(
+        "roadie_hls_kept_bytes",
+        "gauge",
+        "Media held in memory for HLS and rewind.",
+        vec![(String::new(), site.hls.bytes() as f64)],
     );
     family(
         "roadie_broadcast_live",

@@ -1,5 +1,5 @@
 //! One program with two places to stand. At the edge it receives bonds ([`ingest`]), keeps the
-//! broadcasts ([`origin`], and on disk [`keep`]) and serves viewers ([`fanout`], [`http`]); at the venue it sends
+//! broadcasts ([`origin`], and on disk [`keep`]) and serves viewers ([`fanout`], [`hls`], [`http`]); at the venue it sends
 //! over a bond ([`venue`], [`uplink`]). What the bond lost on the way is healed afterwards ([`backfill`]). Links no
 //! GStreamer.
 
@@ -9,6 +9,7 @@ pub mod clock;
 pub mod control;
 pub mod edge;
 pub mod fanout;
+pub mod hls;
 pub mod http;
 pub mod ingest;
 pub mod keep;

@@ -8,6 +8,7 @@ use media::{Frame, Track, TrackId, container};
 use moq_net::{Timescale, Timestamp, broadcast, group, origin, track};
 
 use crate::fanout::{Lives, Writer};
+use crate::hls::{Feed, Hls};
 
 /// How long groups behind the live edge are kept for viewers who join or lag.
 const KEEP: Duration = Duration::from_secs(10);
@@ -22,6 +23,7 @@ const PRIORITY_VIDEO: u8 = 60;
 pub struct Origin {
     producer: origin::Producer,
     lives: Lives,
+    hls: Hls,
 }
 
 impl Origin {
@@ -29,7 +31,7 @@ impl Origin {
     pub fn start() -> Self {
         let (producer, driver) = origin::Producer::new(origin::Config::default());
         tokio::spawn(moq_net::time::run(driver));
-        Self { producer, lives: Lives::default() }
+        Self { producer, lives: Lives::default(), hls: Hls::default() }
     }
 
     /// What is live, for those who forward it.
@@ -40,6 +42,11 @@ impl Origin {
     /// What moq sessions read from.
     pub(crate) fn producer(&self) -> &origin::Producer {
         &self.producer
+    }
+
+    /// The same shows for those who speak HTTP only.
+    pub(crate) fn hls(&self) -> &Hls {
+        &self.hls
     }
 
     /// Publishes a broadcast with its catalog; it ends when the value is dropped.
@@ -58,7 +65,8 @@ impl Origin {
             .map(|(number, track)| TrackWriter::new(&broadcast, number, track))
             .collect::<Result<_, _>>()?;
         broadcast.announce(origin::Route::default())?;
-        Ok(Publication { broadcast, catalog: catalog_track, tracks, live })
+        let hls = self.hls.publish(name, &catalog.tracks());
+        Ok(Publication { broadcast, catalog: catalog_track, tracks, live, hls })
     }
 }
 
@@ -68,6 +76,7 @@ pub struct Publication {
     catalog: track::Producer,
     tracks: Vec<TrackWriter>,
     live: Writer,
+    hls: Feed,
 }
 
 impl Drop for Publication {
@@ -96,10 +105,12 @@ pub enum Written {
 impl Publication {
     /// Appends a frame to its group.
     pub fn write(&mut self, frame: &Frame) -> Result<Written, moq_net::Error> {
-        match self.tracks.iter_mut().find(|writer| writer.id == frame.id.track) {
-            Some(writer) => writer.write(frame, &self.live),
-            None => Ok(Written::Refused),
+        let writer = self.tracks.iter_mut().find(|writer| writer.id == frame.id.track);
+        let written = writer.map_or(Ok(Written::Refused), |writer| writer.write(frame, &self.live))?;
+        if written == Written::Published {
+            self.hls.frame(frame);
         }
+        Ok(written)
     }
 
     /// Notes that frames of a group are lost for good: what follows them in the group cannot be

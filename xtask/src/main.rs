@@ -8,6 +8,7 @@ mod clip;
 mod counting;
 mod debian;
 mod demo;
+mod hls_js;
 mod paths;
 mod player;
 mod process;

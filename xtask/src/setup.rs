@@ -2,7 +2,7 @@
 
 use crate::paths::Paths;
 use crate::process::Result;
-use crate::{clip, debian, rust};
+use crate::{clip, debian, hls_js, rust};
 
 /// To run the demo; with a browser when nobody will open one.
 pub fn demo(paths: &Paths, headless: bool) -> Result<()> {
@@ -28,6 +28,7 @@ pub fn test(paths: &Paths) -> Result<()> {
     debian::install(&[debian::BUILD, debian::RUN, debian::BROWSER, debian::TEST], &log(paths))?;
     rust::wasm_target(paths)?;
     rust::lint_tools(paths)?;
+    hls_js::fetch(paths);
     clip::fetch(paths).map(|_| ())
 }
 

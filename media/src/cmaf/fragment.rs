@@ -14,13 +14,13 @@ use crate::{FrameId, Time, TrackId};
 const NTP_EPOCH_SECONDS: u64 = 2_208_988_800;
 
 /// `tfhd`: offsets count from the `moof`.
-const DEFAULT_BASE_IS_MOOF: u32 = 0x2_0000;
+pub const DEFAULT_BASE_IS_MOOF: u32 = 0x2_0000;
 /// `trun`: it has a data offset, and for each sample duration, size and flags.
-const OFFSET_DURATION_SIZE_FLAGS: u32 = 0x701;
+pub const OFFSET_DURATION_SIZE_FLAGS: u32 = 0x701;
 /// Sample flags: depends on no other sample.
-const SYNC: u32 = 0x0200_0000;
+pub const SYNC: u32 = 0x0200_0000;
 /// Sample flags: depends on others, is not a sync sample.
-const NON_SYNC: u32 = 0x0101_0000;
+pub const NON_SYNC: u32 = 0x0101_0000;
 
 /// Bytes of a [`Stamp`].
 const STAMP: usize = 1 + 1 + 8 + 4 + 8;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::boxes::{Fields, HEADER, child, children, put_box, put_full_box, uuid_child};
 use super::table::Table;
 use super::{CmafError, START_UUID, TIMESCALE};
-use crate::h264::{NalType, ParameterSets, length_prefixed_nals, put_annex_b};
+use crate::h264::{NalType, ParameterSets, length_prefixed_nals, put_annex_b, to_length_prefixed};
 use crate::opus::OpusHead;
 use crate::vp8;
 use crate::{AudioConfig, Frame, Time, Track, TrackConfig, TrackId, VideoConfig};
@@ -57,6 +57,26 @@ impl Start {
     /// The parameter sets of an H.264 track.
     pub fn parameter_sets(&self, track: TrackId) -> Option<&ParameterSets> {
         self.parameter_sets.iter().find(|(id, _)| *id == track).map(|(_, sets)| sets)
+    }
+
+    /// Appends the frame as it is stored: H.264 with length prefixes and without its parameter sets, if they are those
+    /// of this file; all else as it is. The opposite of [`Start::restore`].
+    pub(super) fn store(&self, frame: &Frame, out: &mut Vec<u8>) -> Result<(), CmafError> {
+        let id = frame.id.track;
+        let track = self.tracks.iter().find(|track| track.id == id).ok_or(CmafError::UnknownTrack(id))?;
+        if !track.config.is_h264() {
+            out.put_slice(&frame.data);
+            return Ok(());
+        }
+        let known = self.parameter_sets(id).ok_or(CmafError::NoParameterSets(id))?;
+        let mut changed = false;
+        let keep = |nal: &[u8]| {
+            let is_set = matches!(NalType::of(nal), NalType::Sps | NalType::Pps);
+            changed |= is_set && !known.contains(nal);
+            !is_set
+        };
+        to_length_prefixed(&frame.data, keep, out);
+        if changed { Err(CmafError::ParametersChanged(id)) } else { Ok(()) }
     }
 
     /// The frame as the encoder made it: H.264 as Annex B with its parameter sets before each keyframe

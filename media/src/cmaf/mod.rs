@@ -1,6 +1,7 @@
 //! The file format of recordings: fragmented MP4 (ISO/IEC 14496-12, with the track structure of CMAF,
-//! ISO/IEC 23000-19), which LL-HLS will use too. The [`Writer`] turns frames into bytes and the
-//! [`Reader`] turns bytes back into frames; neither does IO.
+//! ISO/IEC 23000-19). The [`Writer`] turns frames into bytes and the [`Reader`] turns bytes back into frames; neither
+//! does IO. [`Chunker`] makes the parts of LL-HLS ([`crate::hls`]) of the same boxes: several frames of one track in
+//! one `moof`, without stamps.
 //!
 //! ```text
 //! ftyp
@@ -47,6 +48,7 @@
 //! | u32 | CRC-32 (IEEE 802.3) of the 22 bytes above and the payload of `mdat` |
 
 mod boxes;
+mod chunk;
 mod crc32;
 mod digest;
 mod fragment;
@@ -58,11 +60,12 @@ mod reader;
 mod table;
 mod writer;
 
+pub use chunk::{Chunk, Chunker};
 pub use digest::{Digest, GroupDigest};
 pub use fragment::Fragment;
 pub use index::{GroupEntry, Index, IndexError, Indexer};
 pub use init::Start;
-pub use name::{file_stem, utc};
+pub use name::{date_time, file_stem, utc};
 pub use plain::Plain;
 pub use reader::{Item, Reader};
 pub use writer::{Ending, Patch, Writer};
@@ -112,7 +115,7 @@ pub enum CmafError {
 }
 
 #[cfg(test)]
-mod samples {
+pub(crate) mod samples {
     //! A show of two tracks whose pictures are few bytes long.
 
     use std::time::Duration;

@@ -26,11 +26,23 @@ fn safe(broadcast: &str) -> String {
 
 /// The time as `YYYYMMDDTHHMMSSZ` (ISO 8601, basic form).
 pub fn utc(time: Time) -> String {
+    let (year, month, day, hour, minute, second) = calendar(time);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// The time as `YYYY-MM-DDTHH:MM:SS.mmmZ` (ISO 8601, to the millisecond).
+pub fn date_time(time: Time) -> String {
+    let (year, month, day, hour, minute, second) = calendar(time);
+    let millis = time.as_micros() / 1000 % 1000;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// Year, month, day, hour, minute, second.
+fn calendar(time: Time) -> (u64, u64, u64, u64, u64, u64) {
     let seconds = time.as_micros() / 1_000_000;
     let (year, month, day) = civil(seconds / 86_400);
     let second = seconds % 86_400;
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    (year, month, day, second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Year, month and day of a day number since 1970 (proleptic Gregorian calendar).

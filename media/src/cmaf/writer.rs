@@ -11,11 +11,11 @@ use super::init::{Places, Start};
 use super::plain::media_size;
 use super::table::{MAX_SAMPLES, Table};
 use super::{CmafError, Fragment, MAX_PAYLOAD};
-use crate::h264::{NalType, ParameterSets, to_length_prefixed};
+use crate::h264::ParameterSets;
 use crate::{Frame, Time, Track, TrackConfig, TrackId, opus};
 
 /// Of a frame where neither the track's frame rate nor the packet says it.
-const FALLBACK_DURATION: Duration = Duration::from_millis(20);
+pub(super) const FALLBACK_DURATION: Duration = Duration::from_millis(20);
 
 /// Turns the frames of one recording into the bytes of its file, in the order in which they come.
 ///
@@ -37,7 +37,6 @@ pub struct Writer {
 #[derive(Debug)]
 struct TrackState {
     id: TrackId,
-    h264: bool,
     /// `None`: each packet says how long it is.
     frame_duration: Option<Duration>,
     group: Option<u64>,
@@ -79,7 +78,6 @@ impl Writer {
         let (init, places) = start.write()?;
         let state = |track: &Track| TrackState {
             id: track.id,
-            h264: track.config.is_h264(),
             frame_duration: match &track.config {
                 TrackConfig::Video(config) => {
                     Some(Duration::from_secs(1).checked_div(config.framerate).unwrap_or(FALLBACK_DURATION))
@@ -122,15 +120,10 @@ impl Writer {
     pub fn fragment(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Range<u64>, CmafError> {
         let track = frame.id.track;
         let (number, decode_time) = self.place(track, frame.capture_time)?;
-        let TrackState { h264, frame_duration, .. } = self.tracks[number];
+        let frame_duration = self.tracks[number].frame_duration;
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        let result = if h264 {
-            self.h264_payload(frame, &mut payload)
-        } else {
-            payload.extend_from_slice(&frame.data);
-            Ok(())
-        };
+        let result = self.start.store(frame, &mut payload);
         let duration =
             frame_duration.unwrap_or_else(|| opus::duration(&frame.data).unwrap_or(FALLBACK_DURATION));
         let placement = Placement {
@@ -162,20 +155,6 @@ impl Writer {
         let decode_time = u64::try_from(since_zero).map_err(|_| CmafError::BeforeStart)?;
         // A clock that stepped back must not make the file unplayable; the stamp keeps the true time.
         Ok((number, decode_time.max(self.tracks[number].next_decode_time)))
-    }
-
-    /// The picture without its parameter sets, if they are those of this file.
-    fn h264_payload(&self, frame: &Frame, payload: &mut Vec<u8>) -> Result<(), CmafError> {
-        let track = frame.id.track;
-        let known = self.start.parameter_sets(track).ok_or(CmafError::NoParameterSets(track))?;
-        let mut changed = false;
-        let keep = |nal: &[u8]| {
-            let is_set = matches!(NalType::of(nal), NalType::Sps | NalType::Pps);
-            changed |= is_set && !known.contains(nal);
-            !is_set
-        };
-        to_length_prefixed(&frame.data, keep, payload);
-        if changed { Err(CmafError::ParametersChanged(track)) } else { Ok(()) }
     }
 
     fn put(

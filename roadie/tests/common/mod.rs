@@ -82,6 +82,11 @@ impl Edge {
         Self::spawn(dir, quic_port, http_port, Some(player_dir()), None).await
     }
 
+    /// With a page that is not ours.
+    pub async fn with_page(dir: &Dir, page: PathBuf) -> Self {
+        Self::spawn(dir, 0, 0, Some(page), None).await
+    }
+
     /// Without a page, and with a copy of each show in a folder.
     pub async fn keeping(dir: &Dir, keep: &Path) -> Self {
         Self::spawn(dir, 0, 0, None, Some(keep.to_owned())).await

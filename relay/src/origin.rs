@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use media::catalog::{self, Catalog};
 use media::{Frame, Track, TrackId, container};
-use moq_net::{Timescale, Timestamp, broadcast, group, origin, track};
+use moq_net::{Pattern, Patterns, Timescale, Timestamp, broadcast, group, origin, track};
 
 use crate::fanout::{Lives, Writer};
 
@@ -40,6 +40,13 @@ impl Origin {
     /// What moq sessions read from.
     pub(crate) fn producer(&self) -> &origin::Producer {
         &self.producer
+    }
+
+    /// The part of it that lies below `root` and is in `shows` (patterns from the relay's own root): the others are
+    /// neither announced there nor found by name. `None`: there can be nothing.
+    pub(crate) fn scoped(&self, root: &str, shows: &Patterns) -> Option<origin::Producer> {
+        let all = [Pattern::all()].into_iter().collect();
+        self.producer().scope("", shows).and_then(|part| part.scope(root, &all)).ok()
     }
 
     /// Publishes a broadcast with its catalog; it ends when the value is dropped.

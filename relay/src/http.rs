@@ -109,6 +109,7 @@ pub fn router(site: Arc<Site>) -> Router {
         )
         .route("/api/config", get(config))
         .route("/api/clock", get(clock))
+        .route("/api/ticket", get(ticket))
         .route("/api/status", get(status))
         .route("/api/trace", get(trace))
         .route("/api/quality", post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)))
@@ -228,6 +229,21 @@ async fn clock(
         "error_us": status.as_ref().and_then(|status| status.clock_error_us),
         "live": status.is_some_and(|status| status.live),
     })))
+}
+
+/// Whether a session for watching would be let in, and if not, why: a browser does not tell its page.
+async fn ticket(
+    State(site): State<Arc<Site>>,
+    Query(which): Query<Which>,
+    request: Request,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let ticket = ticket_of(request.headers(), request.uri().query());
+    let pass = site.admission.would_admit(ticket.as_deref())?;
+    match (pass.may_subscribe(&which.broadcast), ticket) {
+        (true, _) => Ok(Json(json!({}))),
+        (false, Some(_)) => Err(Refusal::NotForThis),
+        (false, None) => Err(Refusal::Missing),
+    }
 }
 
 /// Everything that the visitor may know, for people and programs that watch over a show.

@@ -9,6 +9,8 @@ use moq_net::{Pattern, Patterns};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::jws;
+
 /// A ticket made on a machine whose clock is a little ahead is good at once.
 const LEEWAY_MICROS: u64 = 5_000_000;
 
@@ -100,7 +102,7 @@ pub enum Validity {
 impl Claims {
     /// Reads the claims' JSON.
     pub fn read(json: &[u8]) -> Result<Self, ClaimsError> {
-        let wire: Wire = serde_json::from_slice(json).map_err(|error| ClaimsError::Json(error.to_string()))?;
+        let wire: Wire = jws::object(json).map_err(|error| ClaimsError::Json(error.to_string()))?;
         let Wire { root, put, get, publish, subscribe, .. } = wire;
         let grant = WireGrant { root, put, get, publish, subscribe }.read()?;
         if grant.is_empty() {
@@ -311,8 +313,9 @@ mod tests {
             (r#"{"subscribe":["a//b"],"exp":1}"#, "no path"),
             (r#"{"subscribe":["a/**/b/**"],"exp":1}"#, "no path"),
             (r#"{"get":"a*","exp":1}"#, "no path"),
-            ("[]", "Wire"),
-            ("", "EOF"),
+            ("[]", "no JSON object"),
+            ("", "no JSON object"),
+            ("{", "EOF"),
         ] {
             let words = read(bad).unwrap_err().to_string();
             assert!(words.contains(word), "{bad}: {words}");

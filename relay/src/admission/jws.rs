@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::refusal::Refusal;
 
@@ -41,7 +41,7 @@ impl<'a> Jws<'a> {
         // A dot in the payload is refused here: it is not in the alphabet.
         let (payload, signature) = (decode(payload)?, decode(signature)?);
         let header: Header =
-            serde_json::from_slice(&header).map_err(|_| Refusal::Malformed("its header is wrong"))?;
+            object(&header).map_err(|_| Refusal::Malformed("its header is wrong"))?;
         if header.crit.is_some() {
             return Err(Refusal::Malformed("it wants something that this relay does not know (crit)"));
         }
@@ -53,6 +53,14 @@ impl<'a> Jws<'a> {
 /// base64url.
 pub fn has_form(text: &str) -> bool {
     text.starts_with("eyJ") && text.split('.').count() == 3
+}
+
+/// Reads a JSON object; serde would take a list for a struct, too.
+pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    match json.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(json),
+        _ => Err(serde::de::Error::custom("it is no JSON object")),
+    }
 }
 
 /// Without padding, without bits left over: every sequence of bytes has one spelling only.

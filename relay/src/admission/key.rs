@@ -212,6 +212,19 @@ impl VerifyKey {
     }
 }
 
+/// The JSON of a key file: moq's own are that in base64url.
+pub(super) fn json_of(file: &[u8]) -> Result<std::borrow::Cow<'_, [u8]>, KeyError> {
+    if file.len() > MAX_SET {
+        return Err(KeyError::TooLong);
+    }
+    let text = file.trim_ascii();
+    let coded = std::str::from_utf8(text).ok().filter(|text| text.starts_with("eyJ"));
+    Ok(match coded.and_then(|text| jws::decode(text).ok()) {
+        Some(json) => json.into(),
+        None => text.into(),
+    })
+}
+
 /// A set of keys that verify tickets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeySet {
@@ -235,11 +248,9 @@ impl KeySet {
         struct Set {
             keys: Vec<serde_json::Value>,
         }
-        if json.len() > MAX_SET {
-            return Err(KeyError::TooLong);
-        }
+        let json = &*json_of(json)?;
         let bad = |error: serde_json::Error| KeyError::Json(error.to_string());
-        let value: serde_json::Value = serde_json::from_slice(json).map_err(bad)?;
+        let value: serde_json::Value = jws::object(json).map_err(bad)?;
         let all = match value.get("keys") {
             Some(_) => serde_json::from_value::<Set>(value).map_err(bad)?.keys,
             None => vec![value],
@@ -249,6 +260,9 @@ impl KeySet {
         }
         let mut keys = Vec::new();
         for value in all {
+            if !value.is_object() {
+                return Err(KeyError::Json("a key is no JSON object".into()));
+            }
             let jwk: Jwk = serde_json::from_value(value).map_err(bad)?;
             match VerifyKey::read(&jwk, local) {
                 Ok(key) if jwk.is_for("verify") => keys.push(key),
@@ -312,4 +326,96 @@ pub(super) fn digest(parts: &[&[u8]]) -> [u8; 32] {
 pub fn peek(ticket: &str) -> Result<(String, Option<String>, Vec<u8>), Refusal> {
     let jws = Jws::read(ticket)?;
     Ok((jws.header.alg, jws.header.kid, jws.payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The public key, the message and the signature of the standards' own examples.
+    #[test]
+    fn the_examples_of_the_standards_verify() {
+        // RFC 8037, appendix A.
+        let eddsa = (
+            r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+            "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dW\
+             bhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg",
+        );
+        // RFC 7515, appendix A.3 and A.1.
+        let es256 = (
+            r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+                "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#,
+            "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290\
+             Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q",
+        );
+        let hs256 = (
+            r#"{"kty":"oct","k":"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"}"#,
+            "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFt\
+             cGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+        );
+        for (key, token) in [eddsa, es256, hs256] {
+            let set = KeySet::read(key.as_bytes(), true).unwrap();
+            let jws = Jws::read(token).unwrap();
+            assert!(set.keys[0].verifies(&jws), "{token}");
+            let (head, _) = token.rsplit_once('.').unwrap();
+            assert!(!set.keys[0].verifies(&Jws::read(&format!("{head}.AAAA")).unwrap()));
+            // Signed well, but none of them is a ticket.
+            assert!(matches!(set.verify(token), Err(Refusal::Malformed(_))));
+        }
+    }
+
+    /// Keys and tokens that the crates moq-auth 0.2.2 and moq-token 0.7.4 made: EdDSA, ES256, HS256 of the first, EdDSA
+    /// and ES256 of the second.
+    #[test]
+    fn tickets_of_moqs_own_tools_are_read() {
+        let mut key = None;
+        let mut tickets = 0;
+        for line in include_str!("../../tests/corpus/moq-tokens.txt").lines() {
+            if !line.contains('.') {
+                key = Some(KeySet::read(line.as_bytes(), true).unwrap());
+                continue;
+            }
+            let Verified { claims, .. } = key.as_ref().unwrap().verify(line).unwrap();
+            let Grant { publish, subscribe } = &claims.grant;
+            if publish.is_empty() {
+                assert!(subscribe.matches("tour/a/open") && !subscribe.matches("tour/open"));
+            } else {
+                assert!(publish.matches("tour/london/x") && !publish.matches("tour/paris"));
+                assert!(subscribe.matches("tour/paris") && !subscribe.matches("demo"));
+            }
+            tickets += 1;
+        }
+        assert_eq!(tickets, 8);
+    }
+
+    #[test]
+    fn what_is_no_set_of_keys_is_said() {
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let many = format!("{{\"keys\":[{}]}}", vec!["{}"; MAX_KEYS + 1].join(","));
+        for (bad, word) in [
+            ("", "neither"),
+            ("{", "neither"),
+            ("[]", "neither"),
+            (r#"{"keys":[]}"#, "no key"),
+            (r#"{"keys":{}}"#, "neither"),
+            (r#"{"keys":[{"kty":"RSA","n":"","e":"AQAB"}]}"#, "no key"),
+            (r#"{"kty":"OKP","crv":"Ed25519"}"#, "damaged: x"),
+            (r#"{"kty":"OKP","crv":"Ed25519","x":"AAAA"}"#, "damaged: x"),
+            (&format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}","d":"{x}"}}"#), "private"),
+            (&format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}","alg":"HS256"}}"#), "alg"),
+            (&format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}","use":"enc"}}"#), "no key"),
+            (&format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}","scope":{{"puts":""}}}}"#), "scope"),
+            (r#"{"kty":"oct","k":"c2hvcnQ"}"#, "shorter"),
+            (&many, "more than 16"),
+            (&"x".repeat(MAX_SET + 1), "longer"),
+        ] {
+            let words = KeySet::read(bad.as_bytes(), true).unwrap_err().to_string();
+            assert!(words.contains(word), "{bad:.80}: {words}");
+        }
+        let shared = format!(r#"{{"kty":"oct","k":"{x}"}}"#);
+        assert_eq!(KeySet::read(shared.as_bytes(), false), Err(KeyError::Shared));
+        // Others' keys in a set do not matter.
+        let mixed = format!(r#"{{"keys":[{{"kty":"RSA"}},{{"kty":"OKP","crv":"Ed25519","x":"{x}","scope":{{"get":""}}}}]}}"#);
+        assert_eq!(KeySet::read(mixed.as_bytes(), false).unwrap().len(), 1);
+    }
 }

@@ -224,6 +224,12 @@ impl Limits {
         Ok(())
     }
 
+    /// Whether one more session would find a seat.
+    pub fn has_seat(&self, ticket: [u8; 32], most: Option<u32>) -> bool {
+        let taken = self.tickets.map.get(&ticket).map_or(0, |entry| entry.seats.len());
+        most.is_none_or(|most| taken < most as usize)
+    }
+
     /// A session is over.
     pub fn unseat(&mut self, ticket: [u8; 32], seat: &Seat) {
         let Some(entry) = self.tickets.map.get_mut(&ticket) else { return };

@@ -14,8 +14,6 @@ mod pass;
 pub mod refusal;
 pub mod sign;
 pub mod source;
-#[cfg(test)]
-mod tests;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -202,6 +200,17 @@ impl Admission {
     /// What a ticket allows, for a question that is answered at once and takes no seat.
     pub fn look(&self, ticket: Option<&str>) -> Result<Pass, Refusal> {
         self.decide(ticket).map(|(pass, _)| pass)
+    }
+
+    /// Whether [`admit`](Self::admit) would let one more session in; takes no seat.
+    pub fn would_admit(&self, ticket: Option<&str>) -> Result<Pass, Refusal> {
+        let (pass, verified) = self.decide(ticket)?;
+        match verified {
+            Some(Verified { claims, identity }) if !self.limits().has_seat(identity, claims.sessions) => {
+                Err(Refusal::InUse)
+            }
+            _ => Ok(pass),
+        }
     }
 
     fn decide(&self, ticket: Option<&str>) -> Result<(Pass, Option<Verified>), Refusal> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::claims::{Claims, Grant};
 use super::jws;
-use super::key::{Algorithm, Jwk, KeyError, MAX_SET, SCALAR, digest, part};
+use super::key::{Algorithm, Jwk, KeyError, SCALAR, digest, json_of, part};
 
 enum Pair {
     EdDsa(Ed25519KeyPair),
@@ -26,10 +26,7 @@ pub struct SigningKey {
 impl SigningKey {
     /// Reads a private JSON Web Key.
     pub fn read(json: &[u8]) -> Result<Self, KeyError> {
-        if json.len() > MAX_SET {
-            return Err(KeyError::TooLong);
-        }
-        let jwk: Jwk = serde_json::from_slice(json).map_err(|error| KeyError::Json(error.to_string()))?;
+        let jwk: Jwk = jws::object(&json_of(json)?).map_err(|error| KeyError::Json(error.to_string()))?;
         let algorithm = jwk.algorithm()?;
         if algorithm != Algorithm::Hs256 && jwk.d.is_none() {
             return Err(KeyError::Public);
@@ -150,5 +147,85 @@ impl SigningKey {
             Pair::Hs256(key) => hmac::sign(key, message).as_ref().to_vec(),
         };
         Ok(format!("{signed}.{}", jws::encode(&signature)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use media::Time;
+
+    use super::super::claims::{Grant, pattern};
+    use super::super::key::KeySet;
+    use super::*;
+
+    fn claims(subscribe: &str) -> Claims {
+        Claims {
+            grant: Grant { subscribe: [pattern(subscribe).unwrap()].into_iter().collect(), ..Grant::default() },
+            expires: Time::from_millis(4_000_000_000_000),
+            not_before: None,
+            issued: None,
+            id: None,
+            sessions: None,
+        }
+    }
+
+    #[test]
+    fn what_a_new_key_signs_its_public_half_verifies() {
+        for algorithm in [Algorithm::EdDsa, Algorithm::Es256, Algorithm::Hs256] {
+            let key = SigningKey::generate(algorithm, None).unwrap();
+            let key = SigningKey::read(key.to_json().as_bytes()).unwrap();
+            let ticket = key.sign(&claims("tour/london")).unwrap();
+            let set = KeySet::read(key.public().to_string().as_bytes(), true).unwrap();
+            assert_eq!(set.verify(&ticket).unwrap().claims, claims("tour/london"), "{algorithm:?}");
+            let other = SigningKey::generate(algorithm, key.id().map(str::to_owned)).unwrap();
+            let set = KeySet::read(other.public().to_string().as_bytes(), true).unwrap();
+            set.verify(&ticket).unwrap_err();
+            assert_eq!(key.public()["d"], serde_json::Value::Null, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_the_same_one_in_all_its_spellings() {
+        let key = SigningKey::generate(Algorithm::Es256, None).unwrap();
+        let set = KeySet::read(key.public().to_string().as_bytes(), true).unwrap();
+        // ECDSA signs anew each time.
+        let [one, other] = [0, 1].map(|_| key.sign(&claims("a")).unwrap());
+        assert_ne!(one, other);
+        assert_eq!(set.verify(&one).unwrap().identity, set.verify(&other).unwrap().identity);
+        let named = |id: &str, subscribe| {
+            let claims = Claims { id: Some(id.into()), ..claims(subscribe) };
+            set.verify(&key.sign(&claims).unwrap()).unwrap().identity
+        };
+        assert_eq!(named("7", "a"), named("7", "b"));
+        assert_ne!(named("7", "a"), named("8", "a"));
+        // Bits that say nothing are not allowed to differ.
+        let padded = format!("{one}=");
+        assert!(set.verify(&padded).is_err());
+    }
+
+    #[test]
+    fn a_key_signs_and_verifies_for_its_scope_only() {
+        let key = SigningKey::generate(Algorithm::EdDsa, None).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&key.to_json()).unwrap();
+        json["scope"] = serde_json::json!({ "root": "tour", "get": [""] });
+        let scoped = SigningKey::read(json.to_string().as_bytes()).unwrap();
+        scoped.sign(&claims("tour/london")).unwrap();
+        assert_eq!(scoped.sign(&claims("demo")), Err(KeyError::TooWide));
+        let set = KeySet::read(scoped.public().to_string().as_bytes(), true).unwrap();
+        set.verify(&key.sign(&claims("tour/london")).unwrap()).unwrap();
+        set.verify(&key.sign(&claims("demo")).unwrap()).unwrap_err();
+    }
+
+    #[test]
+    fn keys_that_cannot_sign_say_why() {
+        let key = SigningKey::generate(Algorithm::EdDsa, None).unwrap();
+        assert!(matches!(SigningKey::read(key.public().to_string().as_bytes()), Err(KeyError::Public)));
+        let other = SigningKey::generate(Algorithm::EdDsa, None).unwrap();
+        let mut mixed = key.public();
+        mixed["d"] = serde_json::from_str::<serde_json::Value>(&other.to_json()).unwrap()["d"].take();
+        assert!(matches!(SigningKey::read(mixed.to_string().as_bytes()), Err(KeyError::Damaged(_))));
+        for bad in ["", "{}", "null", r#"{"keys":[]}"#, r#"{"kty":"RSA"}"#] {
+            assert!(SigningKey::read(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

@@ -33,7 +33,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// A ticket of an unknown key may be of a new one: it is asked at once, but not more often than this.
-const EAGER: Duration = Duration::from_secs(10);
+const EAGER: Duration = Duration::from_secs(3);
 
 /// An answer may take so long.
 const ANSWER: Duration = Duration::from_secs(5);

@@ -82,9 +82,13 @@ impl Refusal {
             Self::Expired => "Your ticket for this show has expired.",
             Self::NotYet => "Your ticket is not valid yet. The show will play here by itself when it is.",
             Self::OtherShow => "Your ticket is for another show: please open the link that came with it.",
-            Self::InUse => "Your ticket is in use on another device or in another window. Close the show there, and \
-                            it will play here by itself.",
-            Self::Wrong => "Your ticket is not valid for this show: please open the link that came with it once more.",
+            Self::InUse => {
+                "Your ticket is in use on another device or in another window. Close the show there, and \
+                            it will play here by itself."
+            }
+            Self::Wrong => {
+                "Your ticket is not valid for this show: please open the link that came with it once more."
+            }
         }
     }
 }
@@ -264,7 +268,9 @@ mod tests {
 
     #[test]
     fn a_viewer_without_a_good_ticket_is_told_so_and_tries_again_in_peace() {
-        for code in ["ticket-missing", "ticket-expired", "ticket-not-yet", "ticket-not-for-this", "ticket-in-use"] {
+        for code in
+            ["ticket-missing", "ticket-expired", "ticket-not-yet", "ticket-not-for-this", "ticket-in-use"]
+        {
             let refusal = Refusal::from_code(code).unwrap();
             let mut machine = Machine::default();
             machine.data(at(0));

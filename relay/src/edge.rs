@@ -175,14 +175,8 @@ impl Edge {
         let broadcasts = Broadcasts::default();
         let viewers = Arc::new(Viewers::default());
         let admission = Admission::open(settings.admission, settings.token.as_deref()).await?;
-        let ingest = Ingest::new(
-            origin.clone(),
-            broadcasts.clone(),
-            clock,
-            keep,
-            settings.token,
-            admission.clone(),
-        );
+        let ingest =
+            Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, settings.token, admission.clone());
         let site = Arc::new(Site {
             player,
             broadcasts,

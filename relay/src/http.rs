@@ -278,7 +278,11 @@ struct QualityReport {
 }
 
 /// What a viewer's page says of its playing.
-async fn quality(State(site): State<Arc<Site>>, visitor: Visitor, Json(report): Json<QualityReport>) -> StatusCode {
+async fn quality(
+    State(site): State<Arc<Site>>,
+    visitor: Visitor,
+    Json(report): Json<QualityReport>,
+) -> StatusCode {
     if let Err(refusal) = visitor.of(&report.broadcast) {
         return refusal.status();
     }

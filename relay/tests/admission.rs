@@ -45,7 +45,15 @@ async fn a_venue_brings_its_show_by_ticket_until_it_expires() {
         (Some(house.ticket(&claims(&["**"], &[], LATE))), "not for publishing \"show\""),
         (Some(ticket(&["show"], now() - 1)), "has expired"),
         (Some(tampered), "trusts"),
-        (Some(SigningKey::generate(Algorithm::EdDsa, None).unwrap().sign(&claims(&[], &["**"], LATE)).unwrap()), "trusts"),
+        (
+            Some(
+                SigningKey::generate(Algorithm::EdDsa, None)
+                    .unwrap()
+                    .sign(&claims(&[], &["**"], LATE))
+                    .unwrap(),
+            ),
+            "trusts",
+        ),
     ] {
         let venue = house.venue("show", token.as_deref());
         let told = refused(&venue).await;
@@ -77,7 +85,8 @@ async fn the_shared_word_goes_on_to_open_the_door_beside_tickets() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_tells_nothing_of_a_show_to_those_without_its_ticket() {
-    let house = House::open("http", |_, settings| settings.admission.public = tickets::patterns(&["open/**"])).await;
+    let house =
+        House::open("http", |_, settings| settings.admission.public = tickets::patterns(&["open/**"])).await;
     let _shows = [house.show("tour/london").await, house.show("open/air").await];
     let london = house.ticket(&claims(&["tour/london"], &[], LATE));
     let all = house.ticket(&claims(&["**"], &[], LATE));
@@ -95,9 +104,15 @@ async fn http_tells_nothing_of_a_show_to_those_without_its_ticket() {
         let by_query = format!("{}&jwt={london}", of("tour/london"));
         assert!(house.get(&by_query, "").await.starts_with("HTTP/1.0 200"), "{path}");
         let other = house.get(&of("tour/paris"), &bearer(&london)).await;
-        assert!(other.starts_with("HTTP/1.0 403") && other.contains("ticket-not-for-this"), "{path}: {other}");
+        assert!(
+            other.starts_with("HTTP/1.0 403") && other.contains("ticket-not-for-this"),
+            "{path}: {other}"
+        );
         let rubbish = house.get(&of("open/air"), &bearer("rubbish")).await;
-        assert!(rubbish.starts_with("HTTP/1.0 401") && rubbish.contains("www-authenticate: Bearer"), "{rubbish}");
+        assert!(
+            rubbish.starts_with("HTTP/1.0 401") && rubbish.contains("www-authenticate: Bearer"),
+            "{rubbish}"
+        );
     }
     for path in ["/api/status", "/metrics"] {
         let anyone = house.get(path, "").await;
@@ -147,7 +162,10 @@ async fn keys_are_read_again_when_their_file_changes() {
     let third = SigningKey::generate(Algorithm::EdDsa, Some("third".into())).unwrap();
     write_keys(&file, &[&third]);
     until("the third key", async || takes(&house, &third).await).await;
-    assert!(!takes(&house, &second).await && !takes(&house, &house.key).await, "those that were taken out are gone");
+    assert!(
+        !takes(&house, &second).await && !takes(&house, &house.key).await,
+        "those that were taken out are gone"
+    );
 }
 
 /// A service that gives out keys, with this status.

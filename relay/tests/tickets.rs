@@ -5,7 +5,6 @@ mod common;
 #[path = "common/tickets.rs"]
 mod tickets;
 
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{PATIENCE, until};
@@ -46,7 +45,10 @@ fn bad(house: &House) -> Vec<(&'static str, String)> {
         ("no ticket", String::new()),
         ("rubbish", "rubbish".into()),
         ("expired", sign(&claims(&["show"], &[], now() - 1))),
-        ("not yet", sign(&Claims { not_before: Some(media::Time::from_millis((now() + 60) * 1000)), ..good.clone() })),
+        (
+            "not yet",
+            sign(&Claims { not_before: Some(media::Time::from_millis((now() + 60) * 1000)), ..good.clone() }),
+        ),
         ("another path", sign(&claims(&["shows", "show/below", "a/show"], &[], LATE))),
         ("only to publish", sign(&claims(&[], &["show"], LATE))),
         ("another key of the same name", foreign.sign(&good).unwrap()),
@@ -61,8 +63,14 @@ fn bad(house: &House) -> Vec<(&'static str, String)> {
         ("another head over the signature", format!("{}.{payload}.{signature}", b64(r#"{"alg":"EdDSA"}"#))),
         ("no signature", format!("{head}.{payload}.")),
         ("half a signature", format!("{head}.{payload}.{}", &signature[..40])),
-        ("critical extensions", format!("{}.{payload}.{signature}", b64(r#"{"alg":"EdDSA","crit":["b64"]}"#))),
-        ("claims that are not known", house.key.sign_raw(r#"{"get":"","exp":4000000000,"aud":"us"}"#).unwrap()),
+        (
+            "critical extensions",
+            format!("{}.{payload}.{signature}", b64(r#"{"alg":"EdDSA","crit":["b64"]}"#)),
+        ),
+        (
+            "claims that are not known",
+            house.key.sign_raw(r#"{"get":"","exp":4000000000,"aud":"us"}"#).unwrap(),
+        ),
         ("no end", house.key.sign_raw(r#"{"get":""}"#).unwrap()),
         ("the word that is not the word", "correct horses".into()),
     ]
@@ -158,8 +166,10 @@ async fn nobody_without_a_ticket_gets_a_byte_of_media() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_opens_its_own_shows_and_those_that_are_public() {
-    let house = House::open("own", |_, settings| settings.admission.public = tickets::patterns(&["open/**"])).await;
-    let _shows = [house.show("tour/london").await, house.show("tour/paris").await, house.show("open/air").await];
+    let house =
+        House::open("own", |_, settings| settings.admission.public = tickets::patterns(&["open/**"])).await;
+    let _shows =
+        [house.show("tour/london").await, house.show("tour/paris").await, house.show("open/air").await];
     let london = house.ticket(&claims(&["tour/london"], &[], LATE));
     let viewer = house.viewer(&format!("/?jwt={london}")).await.unwrap();
     assert!(viewer.watch("tour/london", 3).await > 0);
@@ -191,13 +201,16 @@ async fn a_session_ends_when_its_ticket_does() {
     let program = house.program(&path).await;
     let (connection, session) = house.browser(&path).await.unwrap();
     // More than there will be.
-    let (read, insisted) = tokio::join!(program.watch("show", usize::MAX), insist(&session, "show", usize::MAX));
+    let (read, insisted) =
+        tokio::join!(program.watch("show", usize::MAX), insist(&session, "show", usize::MAX));
     assert!(read > 4_000 && insisted > 4_000, "they got {read} and {insisted} bytes before the end");
     let words = "the ticket has expired".to_owned();
     program.refused().await;
     let told = tokio::time::timeout(PATIENCE, session.closed()).await.expect("it is not told");
     use web_transport::{SessionError, WebTransportError};
-    let SessionError::WebTransportError(WebTransportError::Closed(code, told)) = told else { panic!("{told:?}") };
+    let SessionError::WebTransportError(WebTransportError::Closed(code, told)) = told else {
+        panic!("{told:?}")
+    };
     assert_eq!((code, told), (relay::admission::CLOSE_UNAUTHORIZED, words));
     assert!(now() >= tickets_end(&ticket), "cut off too early");
     // And no more comes, to them and to who tries again.

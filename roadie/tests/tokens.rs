@@ -39,7 +39,8 @@ fn a_key_is_made_a_ticket_signed_and_shown() {
     let public = std::fs::read_to_string(dir.join("roadie-keys.json")).unwrap();
     assert!(!public.contains("\"d\""), "{public}");
 
-    let ticket = good(&dir, "sign --subscribe tour/london --publish open/** --expires 2h --sessions 3 --id row7");
+    let ticket =
+        good(&dir, "sign --subscribe tour/london --publish open/** --expires 2h --sessions 3 --id row7");
     std::fs::write(dir.join("ticket"), &ticket).unwrap();
     let shown = good(&dir, "show ticket --keys roadie-keys.json");
     for word in ["EdDSA", "tour/london", "open/**", "3 at once", "row7", "signature  good", "119 min left"] {
@@ -56,7 +57,9 @@ fn a_key_is_made_a_ticket_signed_and_shown() {
     good(&dir, "key --out secret.jwk --public secret.json --algorithm HS256");
     assert_eq!(mode("secret.json"), 0o600);
     let foreign = good(&dir, "sign --key secret.jwk --subscribe ** --expires 1d");
-    assert!(bad(&dir, &format!("show {} --keys roadie-keys.json", foreign.trim())).contains("not signed with"));
+    assert!(
+        bad(&dir, &format!("show {} --keys roadie-keys.json", foreign.trim())).contains("not signed with")
+    );
 }
 
 #[test]
@@ -107,7 +110,9 @@ fn wrong_words_of_tokens_are_named() {
     let past = r#"{"alg":"EdDSA"}"#;
     let claims = r#"{"get":"","exp":1700000000}"#;
     let b64 = |text: &str| {
-        let output = Command::new("sh").args(["-c", "printf %s \"$0\" | base64 -w0 | tr '+/' '-_' | tr -d =", text]).output();
+        let output = Command::new("sh")
+            .args(["-c", "printf %s \"$0\" | base64 -w0 | tr '+/' '-_' | tr -d =", text])
+            .output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     };
     let told = bad(&dir, &format!("show {}.{}.AAAA", b64(past), b64(claims)));

@@ -119,7 +119,8 @@ async fn ask_refusal(shared: &Shared) -> Option<Refusal> {
 /// One session from its beginning to its end.
 async fn attempt(shared: &Rc<Shared>) -> Result<(), JsValue> {
     let config = config(shared, HTTP_LIMIT_MILLIS).await?;
-    let mut url = get(&config, "webtransport").as_string().ok_or("the relay offers no WebTransport address")?;
+    let mut url =
+        get(&config, "webtransport").as_string().ok_or("the relay offers no WebTransport address")?;
     if let Some(ticket) = &shared.ticket {
         url.push_str("?jwt=");
         url.push_str(&String::from(js_sys::encode_uri_component(ticket)));

@@ -149,7 +149,9 @@ impl Claims {
     pub fn validity(&self, now: Time) -> Validity {
         if now >= self.expires {
             Validity::Expired
-        } else if self.not_before.is_some_and(|from| now.as_micros().saturating_add(LEEWAY_MICROS) < from.as_micros())
+        } else if self
+            .not_before
+            .is_some_and(|from| now.as_micros().saturating_add(LEEWAY_MICROS) < from.as_micros())
         {
             Validity::NotYet
         } else {
@@ -247,11 +249,13 @@ impl WireGrant {
         if legacy && (self.publish.is_some() || self.subscribe.is_some()) {
             return Err(ClaimsError::Mixed);
         }
-        let bad = |text: &str, error: moq_net::InvalidPattern| ClaimsError::Path(text.into(), error.to_string());
+        let bad =
+            |text: &str, error: moq_net::InvalidPattern| ClaimsError::Path(text.into(), error.to_string());
         let read = |prefixes: &Option<OneOrMany>, patterns: &Option<OneOrMany>| {
             let prefixes = prefixes.as_ref().map(OneOrMany::texts).unwrap_or_default();
             let patterns = patterns.as_ref().map(OneOrMany::texts).unwrap_or_default();
-            let prefixes = prefixes.iter().map(|text| Pattern::subtree(text).map_err(|error| bad(text, error)));
+            let prefixes =
+                prefixes.iter().map(|text| Pattern::subtree(text).map_err(|error| bad(text, error)));
             let all = prefixes.chain(patterns.iter().map(|text| pattern(text)));
             let all = all.collect::<Result<Patterns, ClaimsError>>()?;
             let root = self.root.trim_matches('/');
@@ -268,8 +272,13 @@ impl WireGrant {
         if let (Some(put), Some(get)) = (prefixes(&grant.publish), prefixes(&grant.subscribe)) {
             return Self { put: some(put), get: some(get), ..Self::default() };
         }
-        let texts = |patterns: &Patterns| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
-        Self { publish: some(texts(&grant.publish)), subscribe: some(texts(&grant.subscribe)), ..Self::default() }
+        let texts =
+            |patterns: &Patterns| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+        Self {
+            publish: some(texts(&grant.publish)),
+            subscribe: some(texts(&grant.subscribe)),
+            ..Self::default()
+        }
     }
 }
 
@@ -288,7 +297,9 @@ mod tests {
         assert!(!claims.grant.publish.matches("tour/londonderry") && !claims.grant.publish.matches("tour"));
         assert!(claims.grant.subscribe.matches("tour/paris") && !claims.grant.subscribe.matches("demo"));
         let claims = read(r#"{"subscribe":["tour/london","*/open"],"exp":2e9}"#).unwrap();
-        assert!(claims.grant.subscribe.matches("tour/london") && !claims.grant.subscribe.matches("tour/london/a"));
+        assert!(
+            claims.grant.subscribe.matches("tour/london") && !claims.grant.subscribe.matches("tour/london/a")
+        );
         assert!(claims.grant.subscribe.matches("any/open") && claims.grant.publish.is_empty());
         assert_eq!(claims.expires, Time::from_millis(2_000_000_000_000));
     }

@@ -40,8 +40,7 @@ impl<'a> Jws<'a> {
         let header = decode(header)?;
         // A dot in the payload is refused here: it is not in the alphabet.
         let (payload, signature) = (decode(payload)?, decode(signature)?);
-        let header: Header =
-            object(&header).map_err(|_| Refusal::Malformed("its header is wrong"))?;
+        let header: Header = object(&header).map_err(|_| Refusal::Malformed("its header is wrong"))?;
         if header.crit.is_some() {
             return Err(Refusal::Malformed("it wants something that this relay does not know (crit)"));
         }

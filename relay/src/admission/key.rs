@@ -201,10 +201,12 @@ impl VerifyKey {
     fn verifies(&self, jws: &Jws<'_>) -> bool {
         let (message, signature) = (jws.signed.as_bytes(), jws.signature.as_slice());
         match self.algorithm {
-            Algorithm::EdDsa => UnparsedPublicKey::new(&ED25519, &self.material).verify(message, signature).is_ok(),
-            Algorithm::Es256 => {
-                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.material).verify(message, signature).is_ok()
+            Algorithm::EdDsa => {
+                UnparsedPublicKey::new(&ED25519, &self.material).verify(message, signature).is_ok()
             }
+            Algorithm::Es256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.material)
+                .verify(message, signature)
+                .is_ok(),
             Algorithm::Hs256 => {
                 hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &self.material), message, signature).is_ok()
             }
@@ -297,8 +299,8 @@ impl KeySet {
                 && jws.header.kid.as_ref().is_none_or(|kid| key.id.as_ref() == Some(kid))
         };
         let key = self.keys.iter().filter(fits).find(|key| key.verifies(&jws)).ok_or(Refusal::Untrusted)?;
-        let claims =
-            Claims::read(&jws.payload).map_err(|_| Refusal::Malformed("this relay does not understand its claims"))?;
+        let claims = Claims::read(&jws.payload)
+            .map_err(|_| Refusal::Malformed("this relay does not understand its claims"))?;
         if key.scope.as_ref().is_some_and(|scope| !scope.covers(&claims.grant)) {
             return Err(Refusal::Untrusted);
         }
@@ -415,7 +417,9 @@ mod tests {
         let shared = format!(r#"{{"kty":"oct","k":"{x}"}}"#);
         assert_eq!(KeySet::read(shared.as_bytes(), false), Err(KeyError::Shared));
         // Others' keys in a set do not matter.
-        let mixed = format!(r#"{{"keys":[{{"kty":"RSA"}},{{"kty":"OKP","crv":"Ed25519","x":"{x}","scope":{{"get":""}}}}]}}"#);
+        let mixed = format!(
+            r#"{{"keys":[{{"kty":"RSA"}},{{"kty":"OKP","crv":"Ed25519","x":"{x}","scope":{{"get":""}}}}]}}"#
+        );
         assert_eq!(KeySet::read(mixed.as_bytes(), false).unwrap().len(), 1);
     }
 }

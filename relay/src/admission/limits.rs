@@ -160,11 +160,7 @@ pub struct Limits {
 impl Limits {
     /// At most so many connections of one address.
     pub fn new(max_connections: u32) -> Self {
-        Self {
-            max_connections,
-            addresses: Bounded::new(MAX_ADDRESSES),
-            tickets: Bounded::new(MAX_TICKETS),
-        }
+        Self { max_connections, addresses: Bounded::new(MAX_ADDRESSES), tickets: Bounded::new(MAX_TICKETS) }
     }
 
     /// Whether one more connection of this address would be let in. Costs no memory: anybody can write any address
@@ -180,7 +176,9 @@ impl Limits {
     /// A handshake begins, with an address that was proved. To be paired with [`end_handshake`](Self::end_handshake)
     /// where it gives true.
     pub fn begin_handshake(&mut self, address: IpAddr, now: Time) -> bool {
-        let Some(entry) = self.addresses.entry(address.into(), |entry| entry.is_idle(now)) else { return false };
+        let Some(entry) = self.addresses.entry(address.into(), |entry| entry.is_idle(now)) else {
+            return false;
+        };
         let begins = entry.half_open < MAX_HALF_OPEN;
         entry.half_open += u32::from(begins);
         begins
@@ -196,7 +194,9 @@ impl Limits {
     /// A connection stands, so its address is its own. To be paired with [`leave`](Self::leave) where it gives true.
     pub fn enter(&mut self, address: IpAddr, now: Time) -> bool {
         let max = self.max_connections;
-        let Some(entry) = self.addresses.entry(address.into(), |entry| entry.is_idle(now)) else { return false };
+        let Some(entry) = self.addresses.entry(address.into(), |entry| entry.is_idle(now)) else {
+            return false;
+        };
         let enters = entry.open < max && entry.meter.take(CONNECTIONS, now);
         entry.open += u32::from(enters);
         enters
@@ -346,7 +346,8 @@ mod tests {
     #[test]
     fn a_ticket_that_an_audience_shares_is_bounded_in_its_rate_only() {
         let mut limits = Limits::new(MAX_CONNECTIONS);
-        let sat = (0..10_000).filter(|n| limits.seat([1; 32], Seat::Session(*n), None, at(0)).is_ok()).count();
+        let sat =
+            (0..10_000).filter(|n| limits.seat([1; 32], Seat::Session(*n), None, at(0)).is_ok()).count();
         assert_eq!(sat, 4_000);
         assert_eq!(limits.seat([1; 32], Seat::Session(10_000), None, at(0)), Err(NoSeat::TooFast));
         assert_eq!(limits.seat([1; 32], Seat::Session(10_000), None, at(10)), Ok(()));

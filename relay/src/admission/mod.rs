@@ -25,8 +25,8 @@ use ring::hmac;
 
 use self::claims::{Claims, ClaimsError, Grant, Validity};
 use self::key::Verified;
-use self::limits::{Limits, MAX_CONNECTIONS, NoSeat};
 pub use self::limits::Seat;
+use self::limits::{Limits, MAX_CONNECTIONS, NoSeat};
 use self::pass::Held;
 pub use self::pass::{Pass, Visit, wall};
 pub use self::refusal::Refusal;
@@ -69,7 +69,9 @@ pub enum SettingsError {
     #[error("--public is given more than {MAX_PUBLIC} times")]
     TooManyPublic,
     /// Without keys everything is public.
-    #[error("--public says what may be watched without a ticket, but without --auth no tickets are asked for at all")]
+    #[error(
+        "--public says what may be watched without a ticket, but without --auth no tickets are asked for at all"
+    )]
     PublicWithoutAuth,
     /// Nobody could come in.
     #[error("--max-connections is 0: nobody could come in")]
@@ -163,7 +165,9 @@ impl Admission {
             (true, false) => Knock::Come(None),
             // Whose address it says may not know of it.
             (false, false) => Knock::Prove,
-            (true, true) if limits.begin_handshake(address, now) => Knock::Come(Some(self.visit(address, true))),
+            (true, true) if limits.begin_handshake(address, now) => {
+                Knock::Come(Some(self.visit(address, true)))
+            }
             _ => Knock::Refuse,
         }
     }
@@ -236,7 +240,8 @@ impl Admission {
     /// Whether it is the shared word; takes the same time whatever is wrong.
     fn is_word(&self, ticket: &str) -> bool {
         let Some(token) = &self.token else { return false };
-        let tag = |word: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, word.as_bytes()), b"the shared word");
+        let tag =
+            |word: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, word.as_bytes()), b"the shared word");
         let key = hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
         hmac::verify(&key, b"the shared word", tag(ticket).as_ref()).is_ok()
     }

@@ -160,7 +160,10 @@ mod tests {
 
     fn claims(subscribe: &str) -> Claims {
         Claims {
-            grant: Grant { subscribe: [pattern(subscribe).unwrap()].into_iter().collect(), ..Grant::default() },
+            grant: Grant {
+                subscribe: [pattern(subscribe).unwrap()].into_iter().collect(),
+                ..Grant::default()
+            },
             expires: Time::from_millis(4_000_000_000_000),
             not_before: None,
             issued: None,

@@ -114,7 +114,8 @@ impl Source {
         };
         match self {
             Self::File(path) => {
-                let bytes = read(path).await.map_err(|source| SourceError::Read { path: path.clone(), source })?;
+                let bytes =
+                    read(path).await.map_err(|source| SourceError::Read { path: path.clone(), source })?;
                 keys(&bytes, true)
             }
             Self::Url(url) => {
@@ -260,7 +261,8 @@ impl Watch {
             let Some(sets) = sets.upgrade() else { return };
             match got {
                 Ok(set) => {
-                    let before = sets.read().unwrap_or_else(PoisonError::into_inner).get(self.at).cloned().flatten();
+                    let before =
+                        sets.read().unwrap_or_else(PoisonError::into_inner).get(self.at).cloned().flatten();
                     if before.as_ref() != Some(&set) {
                         tracing::info!(source = %self.source, keys = set.len(), "new keys");
                         put(&sets, &joined, self.at, set);

@@ -118,11 +118,7 @@ impl Ingest {
 
     /// Serves one uplink until it ends. `half_open` is its place among those who have not said yet who
     /// they are.
-    pub async fn serve(
-        &self,
-        connection: quinn::Connection,
-        half_open: HalfOpen,
-    ) -> Result<(), IngestError> {
+    pub async fn serve(&self, connection: quinn::Connection, half_open: HalfOpen) -> Result<(), IngestError> {
         let (mut send, mut recv, hello) = tokio::time::timeout(HELLO_TIMEOUT, async {
             let (send, mut recv) = connection.accept_bi().await?;
             match control::recv::<ToEdge>(&mut recv, control::MAX_HELLO).await? {

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use super::interfaces::{Footing, Stance, Trouble};
 use super::plan::{Bind, Uplink};
 use super::transport;
-use crate::control::{self, Close, Hello, ToEdge, ToVenue, Welcome};
 use crate::admission::jws;
+use crate::control::{self, Close, Hello, ToEdge, ToVenue, Welcome};
 use crate::proof::{Claim, Side};
 
 /// The first address of the edge has so long before the next one is tried beside it: longer than a

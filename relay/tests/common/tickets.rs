@@ -73,7 +73,11 @@ impl House {
         Self::with_key(name, key, change).await
     }
 
-    pub async fn with_key(name: &str, key: SigningKey, change: impl FnOnce(&Dir, &mut edge::Settings)) -> Self {
+    pub async fn with_key(
+        name: &str,
+        key: SigningKey,
+        change: impl FnOnce(&Dir, &mut edge::Settings),
+    ) -> Self {
         let dir = Dir::new(name);
         let file = dir.0.join("keys.json");
         write_keys(&file, &[&key]);

@@ -53,7 +53,9 @@ pub(super) fn run(raw: &Raw) -> anyhow::Result<()> {
     crate::say!("private key  {}  (keep it; it signs tickets)", raw.out.display());
     crate::say!("public set   {}  (for the edge: roadie-relay --auth {0})", raw.public.display());
     if secret {
-        crate::say!("HS256 has no public half: the set holds the secret itself. Whoever reads it can sign tickets.");
+        crate::say!(
+            "HS256 has no public half: the set holds the secret itself. Whoever reads it can sign tickets."
+        );
     }
     Ok(())
 }
@@ -63,10 +65,12 @@ fn extended(path: &Path, key: &SigningKey) -> anyhow::Result<String> {
     let mut keys = Vec::new();
     if path.exists() {
         let bytes = super::read(path)?;
-        KeySet::read(&bytes, true)
-            .with_context(|| format!("{} is there, but is no set of public keys: give another --public", path.display()))?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is there, but is no set in JSON: give another --public", path.display()))?;
+        KeySet::read(&bytes, true).with_context(|| {
+            format!("{} is there, but is no set of public keys: give another --public", path.display())
+        })?;
+        let value: Value = serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} is there, but is no set in JSON: give another --public", path.display())
+        })?;
         match value.get("keys").and_then(Value::as_array) {
             Some(list) => keys.extend(list.iter().cloned()),
             None => keys.push(value),
@@ -81,7 +85,8 @@ fn extended(path: &Path, key: &SigningKey) -> anyhow::Result<String> {
     }
     keys.push(key.public());
     let set = serde_json::to_string_pretty(&json!({ "keys": keys }))? + "\n";
-    KeySet::read(set.as_bytes(), true).with_context(|| format!("{} cannot take one more key", path.display()))?;
+    KeySet::read(set.as_bytes(), true)
+        .with_context(|| format!("{} cannot take one more key", path.display()))?;
     Ok(set)
 }
 
@@ -94,7 +99,9 @@ fn create(path: &Path, text: &str) -> anyhow::Result<()> {
         }
         file => file.with_context(|| format!("cannot write {}", path.display()))?,
     };
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A file that is whole at any moment, for a relay may be reading it.

@@ -34,7 +34,10 @@ pub(super) fn run(raw: Raw) -> anyhow::Result<()> {
         Err(error) => bail!("no relay of ours takes this ticket: {error}"),
     };
     let now = wall();
-    crate::say!("signed     {algorithm}, key {}", key.as_deref().map_or("not named".into(), |key| format!("{key:?}")));
+    crate::say!(
+        "signed     {algorithm}, key {}",
+        key.as_deref().map_or("not named".into(), |key| format!("{key:?}"))
+    );
     for (what, paths) in [("watch", &claims.grant.subscribe), ("bring", &claims.grant.publish)] {
         let paths: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
         crate::say!("may {what}  {}", if paths.is_empty() { "nothing".into() } else { paths.join(", ") });
@@ -84,7 +87,11 @@ fn fetch(argument: Option<String>) -> anyhow::Result<String> {
                 bail!("which ticket? Give it, or a file with it, or pipe it in");
             }
             let mut text = String::new();
-            std::io::stdin().lock().take(super::MAX_FILE).read_to_string(&mut text).context("standard input")?;
+            std::io::stdin()
+                .lock()
+                .take(super::MAX_FILE)
+                .read_to_string(&mut text)
+                .context("standard input")?;
             text
         }
     };

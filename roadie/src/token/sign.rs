@@ -78,7 +78,8 @@ fn ticket(raw: &Raw) -> anyhow::Result<String> {
         bail!("the ticket would expire (--expires {}) before it is good (--not-before)", raw.expires);
     }
     let bytes = super::read(&raw.key)?;
-    let key = SigningKey::read(&bytes).with_context(|| format!("the key {} cannot be used", raw.key.display()))?;
+    let key =
+        SigningKey::read(&bytes).with_context(|| format!("the key {} cannot be used", raw.key.display()))?;
     let now = wall();
     let claims = Claims {
         grant,
@@ -88,9 +89,13 @@ fn ticket(raw: &Raw) -> anyhow::Result<String> {
         id: raw.id.clone(),
         sessions: raw.sessions,
     };
-    let ticket = key.sign(&claims).with_context(|| format!("the key {} does not sign this", raw.key.display()))?;
+    let ticket =
+        key.sign(&claims).with_context(|| format!("the key {} does not sign this", raw.key.display()))?;
     if ticket.len() > MAX_TICKET {
-        bail!("the ticket has {} bytes, and no relay reads more than {MAX_TICKET}: give it fewer paths", ticket.len());
+        bail!(
+            "the ticket has {} bytes, and no relay reads more than {MAX_TICKET}: give it fewer paths",
+            ticket.len()
+        );
     }
     Ok(ticket)
 }
@@ -134,7 +139,8 @@ mod tests {
         for (text, seconds) in [("2h", 7_200), ("90m", 5_400), ("1d12h", 129_600), ("45s", 45), ("0s", 0)] {
             assert_eq!(duration(text).unwrap().as_secs(), seconds, "{text}");
         }
-        for bad in ["", "2", "h", "2 h", "-2h", "2h2h", "2m1h", "1.5h", "2w", "ü", "99999999999999999d", "1é"] {
+        for bad in ["", "2", "h", "2 h", "-2h", "2h2h", "2m1h", "1.5h", "2w", "ü", "99999999999999999d", "1é"]
+        {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

@@ -104,7 +104,7 @@ pub async fn serve_webtransport(
         Ok(entered) => entered,
         Err(refusal) => {
             let connection = request.conn().clone();
-            request.reject(refusal.status()).await.map_err(web_transport::ServerError::from)?;
+            request.reject(refusal.status()).await?;
             // The answer is on its way; whoever has it goes, and the idle timeout takes the others.
             let _ = tokio::time::timeout(REFUSED, connection.closed()).await;
             return Err(refusal.into());

@@ -216,7 +216,7 @@ async fn a_session_ends_when_its_ticket_does() {
     // And no more comes, to them and to who tries again.
     let after = [&program.connection, &connection].map(received);
     for _ in 0..3 {
-        let answer = house.browser(&path).await.err().expect("let in after its end");
+        let answer = house.browser(&path).await.expect_err("let in after its end");
         assert!(answer.contains("401"), "{answer}");
         let again = house.program(&path).await;
         again.refused().await;
@@ -243,7 +243,7 @@ async fn a_ticket_for_two_sessions_lets_no_third_one_in_before_one_is_over() {
     let second = house.program(&path).await;
     assert!(first.watch("show", 3).await > 0 && second.watch("show", 3).await > 0);
     for _ in 0..5 {
-        let answer = house.browser(&path).await.err().expect("a third session");
+        let answer = house.browser(&path).await.expect_err("a third session");
         assert!(answer.contains("429"), "{answer}");
         let third = house.program(&path).await;
         third.refused().await;

@@ -31,6 +31,7 @@ use self::pass::Held;
 pub use self::pass::{Pass, Visit, wall};
 pub use self::refusal::Refusal;
 use self::source::{Keys, Source, SourceError};
+use crate::clock::Clock;
 
 /// Public prefixes at most.
 const MAX_PUBLIC: usize = 64;
@@ -128,6 +129,8 @@ pub struct Admission {
     public: Patterns,
     token: Option<Arc<str>>,
     limits: Arc<Mutex<Limits>>,
+    /// Of the limits: when the wall clock is set back by hours, nobody is to wait for hours.
+    clock: Clock,
     sessions: Arc<AtomicU64>,
 }
 
@@ -144,6 +147,7 @@ impl Admission {
             public: settings.public,
             token: token.map(Arc::from),
             limits: Arc::new(Mutex::new(Limits::new(settings.max_connections))),
+            clock: Clock::start(),
             sessions: Arc::default(),
         })
     }
@@ -160,7 +164,7 @@ impl Admission {
     /// A first packet came, from an address that was proved or not.
     pub fn knock(&self, address: IpAddr, proved: bool) -> Knock {
         let mut limits = self.limits();
-        let now = wall();
+        let now = self.clock.now();
         match (limits.would_enter(address, now), proved) {
             (true, false) => Knock::Come(None),
             // Whose address it says may not know of it.
@@ -174,7 +178,7 @@ impl Admission {
 
     /// A connection stands. It counts as long as the visit lives; `None`: there are too many of its address.
     pub fn enter(&self, address: IpAddr) -> Option<Visit> {
-        self.limits().enter(address, wall()).then(|| self.visit(address, false))
+        self.limits().enter(address, self.clock.now()).then(|| self.visit(address, false))
     }
 
     fn visit(&self, address: IpAddr, handshake: bool) -> Visit {
@@ -191,7 +195,7 @@ impl Admission {
     pub fn admit(&self, ticket: Option<&str>, seat: Seat) -> Result<Pass, Refusal> {
         let (mut pass, verified) = self.decide(ticket)?;
         if let Some(Verified { claims, identity }) = verified {
-            let seated = self.limits().seat(identity, seat.clone(), claims.sessions, wall());
+            let seated = self.limits().seat(identity, seat.clone(), claims.sessions, self.clock.now());
             seated.map_err(|error| match error {
                 NoSeat::Taken => Refusal::InUse,
                 NoSeat::TooFast => Refusal::TooFast,

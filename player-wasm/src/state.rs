@@ -10,6 +10,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// ... up to this, so that the page plays within about a second after the relay is back.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
+/// The wait after a refusal: a seat may become free, a ticket's time may come.
+const REFUSED_WAIT: Duration = Duration::from_secs(3);
+
 /// How often a show that has not started is asked for, in case an announcement was missed.
 pub const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -36,8 +39,58 @@ pub enum State {
     Reconnecting,
     /// It played; then the publisher went away.
     Ended,
+    /// The relay does not let us in with our ticket, or without one.
+    Refused(Refusal),
     /// This browser cannot play it.
     Unsupported,
+}
+
+/// Why the relay does not let a viewer in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no ticket in the page's address.
+    Missing,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYet,
+    /// It is for another show.
+    OtherShow,
+    /// It is used as often as it may be.
+    InUse,
+    /// The relay does not trust it.
+    Wrong,
+}
+
+impl Refusal {
+    /// By the relay's own code (`relay/src/admission/refusal.rs`); `None`: that is no refusal of a ticket.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Some(match code {
+            "ticket-missing" => Self::Missing,
+            "ticket-expired" => Self::Expired,
+            "ticket-not-yet" => Self::NotYet,
+            "ticket-not-for-this" => Self::OtherShow,
+            "ticket-in-use" => Self::InUse,
+            "ticket-malformed" | "ticket-untrusted" => Self::Wrong,
+            _ => return None,
+        })
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::Missing => "You need a ticket for this show: please open the link that came with yours.",
+            Self::Expired => "Your ticket for this show has expired.",
+            Self::NotYet => "Your ticket is not valid yet. The show will play here by itself when it is.",
+            Self::OtherShow => "Your ticket is for another show: please open the link that came with it.",
+            Self::InUse => {
+                "Your ticket is in use on another device or in another window. Close the show there, and \
+                            it will play here by itself."
+            }
+            Self::Wrong => {
+                "Your ticket is not valid for this show: please open the link that came with it once more."
+            }
+        }
+    }
 }
 
 impl State {
@@ -49,6 +102,7 @@ impl State {
             State::Playing => "playing",
             State::Reconnecting => "reconnecting",
             State::Ended => "ended",
+            State::Refused(_) => "refused",
             State::Unsupported => "unsupported",
         }
     }
@@ -61,6 +115,7 @@ impl State {
             State::Playing => "",
             State::Reconnecting => "Reconnecting…",
             State::Ended => "The show has stopped. If it goes on, it will play here by itself.",
+            State::Refused(refusal) => refusal.message(),
             State::Unsupported => "This browser cannot play the show.",
         }
     }
@@ -119,6 +174,16 @@ impl Machine {
         self.failures = 0;
         self.last_data = None;
         self.state = if self.played { State::Ended } else { State::WaitingForShow };
+    }
+
+    /// The relay does not let us in. Gives the time to wait before the next try.
+    pub fn refused(&mut self, refusal: Refusal) -> Duration {
+        if self.state != State::Unsupported {
+            self.state = State::Refused(refusal);
+        }
+        self.failures = 0;
+        self.last_data = None;
+        REFUSED_WAIT
     }
 
     /// The session is gone or could not be made. Gives the time to wait before the next try.
@@ -199,6 +264,25 @@ mod tests {
         machine.data(at(1_000));
         assert_eq!(machine.watch(at(1_500)), Watch::Fine);
         assert_eq!(machine.watch(at(3_000)), Watch::Dead);
+    }
+
+    #[test]
+    fn a_viewer_without_a_good_ticket_is_told_so_and_tries_again_in_peace() {
+        for code in
+            ["ticket-missing", "ticket-expired", "ticket-not-yet", "ticket-not-for-this", "ticket-in-use"]
+        {
+            let refusal = Refusal::from_code(code).unwrap();
+            let mut machine = Machine::default();
+            machine.data(at(0));
+            assert_eq!(machine.refused(refusal), REFUSED_WAIT);
+            assert_eq!(machine.state().name(), "refused");
+            assert!(machine.state().message().contains("icket"), "{code}");
+            assert_eq!(machine.watch(at(9_000)), Watch::Fine, "nothing is expected to come");
+            machine.data(at(10_000));
+            assert_eq!(machine.state(), State::Playing);
+        }
+        assert_eq!(Refusal::from_code("ticket-untrusted"), Some(Refusal::Wrong));
+        assert_eq!(Refusal::from_code("no-keys"), None);
     }
 
     #[test]

@@ -4,7 +4,10 @@
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
 const name = decodeURIComponent(location.pathname.replace(/^\/+|\/+$/g, ""));
-const probe = new URLSearchParams(location.search).get("probe") === "1";
+const query = new URLSearchParams(location.search);
+const probe = query.get("probe") === "1";
+// The viewer's ticket. It goes to the relay that this page came from, and nowhere else.
+const ticket = query.get("jwt") || undefined;
 
 // The host's screen shows how the audience sees the show: a few numbers, no personal data. `viewer` is drawn
 // anew with each page, to tell viewers apart while they watch.
@@ -83,7 +86,7 @@ function start() {
   };
 
   worker.postMessage({
-    type: "start", name, canvas, probe, origin: location.origin, navigation: performance.timeOrigin,
+    type: "start", name, ticket, canvas, probe, origin: location.origin, navigation: performance.timeOrigin,
   }, [canvas]);
 
   startSound(worker);
@@ -103,9 +106,9 @@ async function tellQuality() {
     frames: { painted: frames.painted, late: frames.late },
   };
   // A relay that is away, or keeps no reports, is no trouble of the viewer's.
-  fetch("/api/quality", {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(report),
-  }).catch(() => {});
+  const headers = { "content-type": "application/json" };
+  if (ticket) headers.authorization = `Bearer ${ticket}`;
+  fetch("/api/quality", { method: "POST", headers, body: JSON.stringify(report) }).catch(() => {});
 }
 
 function showReadout(data) {

@@ -30,6 +30,10 @@ pub enum Close {
     TakenOver = 3,
     /// The edge is being stopped; its successor may be there at once.
     Stopped = 4,
+    /// The ticket has expired.
+    Expired = 5,
+    /// There are too many connections from this address.
+    Crowded = 6,
 }
 
 impl From<Close> for quinn::VarInt {
@@ -76,6 +80,10 @@ pub struct Hello {
     /// Shows the right to publish without telling it, see [`crate::proof`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
+    /// A ticket to publish under this name (a JWT), where the venue has one in place of a token that both ends know,
+    /// see [`crate::admission`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
     /// Track `n` of the bond is the `n`th of [`Catalog::tracks`].
     pub catalog: Catalog,
     /// A frame is worth nothing this long after its capture, milliseconds.
@@ -255,6 +263,7 @@ mod tests {
             path: 1,
             uplink: "usb0".into(),
             proof: None,
+            ticket: None,
             catalog: Catalog::default(),
             deadline_ms: 400,
             backfill: false,

@@ -10,6 +10,7 @@ use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::admission::{self, Admission, Knock, Refusal, Visit};
 use crate::broadcasts::Broadcasts;
 use crate::clock::Clock;
 use crate::control::{self, Close};
@@ -37,11 +38,12 @@ const DATAGRAM_SEND_BUFFER: usize = 32 * 1024;
 const DATAGRAM_RECEIVE_BUFFER: usize = 512 * 1024;
 
 /// Connections at once that have not yet said what they want; more are turned away. A few for each of
-/// the shows, and a crowd of viewers that comes in one second with 100 ms of handshake each.
-const MAX_HALF_OPEN: usize = 512;
+/// the shows, and a crowd of viewers that comes in one second with 100 ms of handshakes each. No address can take more
+/// than half of the places.
+const MAX_HALF_OPEN: usize = 1024;
 
-/// With so many of them, new ones are asked to prove their address first.
-const BUSY: usize = MAX_HALF_OPEN / 2;
+/// With so many of them, new ones are asked to prove their address first, and then count among those of their address.
+const BUSY: usize = MAX_HALF_OPEN / 4;
 
 /// The handshake may take so long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,6 +79,8 @@ pub struct Settings {
     pub keep: Option<PathBuf>,
     /// Who publishes must show this; `None`: anybody may.
     pub token: Option<String>,
+    /// Tickets, and how many connections there may be.
+    pub admission: admission::Settings,
 }
 
 /// Why the edge did not start, or stopped.
@@ -89,6 +93,9 @@ pub enum EdgeError {
     /// Nothing can be kept.
     #[error(transparent)]
     Keep(#[from] KeepError),
+    /// No keys to judge tickets by.
+    #[error(transparent)]
+    Admission(#[from] admission::source::SourceError),
     /// A port cannot be had.
     #[error("cannot listen on {protocol} {addr}: {source}{hint}", hint = hint(source, option))]
     Listen {
@@ -137,6 +144,7 @@ pub struct Edge {
     listener: tokio::net::TcpListener,
     origin: Origin,
     ingest: Ingest,
+    admission: Admission,
     viewers: Arc<Viewers>,
     site: Arc<Site>,
     fingerprint: String,
@@ -166,7 +174,9 @@ impl Edge {
         let origin = Origin::start();
         let broadcasts = Broadcasts::default();
         let viewers = Arc::new(Viewers::default());
-        let ingest = Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, settings.token);
+        let admission = Admission::open(settings.admission, settings.token.as_deref()).await?;
+        let ingest =
+            Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, settings.token, admission.clone());
         let site = Arc::new(Site {
             player,
             broadcasts,
@@ -176,8 +186,9 @@ impl Edge {
             webtransport_port: port,
             certificate_hash,
             stopping: AtomicBool::new(false),
+            admission: admission.clone(),
         });
-        Ok(Self { endpoint, config, listener, origin, ingest, viewers, site, fingerprint })
+        Ok(Self { endpoint, config, listener, origin, ingest, admission, viewers, site, fingerprint })
     }
 
     /// The UDP address in use.
@@ -203,7 +214,7 @@ impl Edge {
     /// Serves until `stop` resolves. Then nobody new is let in, the venues are told to call again, and what is kept of
     /// their shows is ended properly: a few seconds at most.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { endpoint, config, listener, origin, ingest, viewers, site, .. } = self;
+        let Self { endpoint, config, listener, origin, ingest, admission, viewers, site, .. } = self;
         let half_open = Arc::new(Semaphore::new(MAX_HALF_OPEN));
         let quic = async {
             while let Some(incoming) = endpoint.accept().await {
@@ -214,10 +225,29 @@ impl Edge {
                     let _ = incoming.retry();
                     continue;
                 }
+                let knock =
+                    admission.knock(incoming.remote_address().ip(), incoming.remote_address_validated());
+                let handshake = match knock {
+                    Knock::Come(handshake) => handshake,
+                    Knock::Prove => {
+                        let _ = incoming.retry();
+                        continue;
+                    }
+                    Knock::Refuse => {
+                        incoming.refuse();
+                        continue;
+                    }
+                };
                 match half_open.clone().try_acquire_owned() {
                     Ok(place) => {
-                        let (origin, ingest) = (origin.clone(), ingest.clone());
-                        tokio::spawn(serve(incoming, config.clone(), place, origin, ingest, viewers.clone()));
+                        let place = HalfOpen::new(place, handshake);
+                        let house = House {
+                            origin: origin.clone(),
+                            ingest: ingest.clone(),
+                            viewers: viewers.clone(),
+                            admission: admission.clone(),
+                        };
+                        tokio::spawn(serve(incoming, config.clone(), place, house));
                     }
                     Err(_) => incoming.refuse(),
                 }
@@ -245,16 +275,31 @@ impl Edge {
     }
 }
 
-async fn serve(
-    incoming: quinn::Incoming,
-    config: quinn::ServerConfig,
-    half_open: OwnedSemaphorePermit,
+/// Its place among those who have not yet said what they want, and among the handshakes of its address.
+#[derive(Debug)]
+pub struct HalfOpen {
+    _place: OwnedSemaphorePermit,
+    _handshake: Option<Visit>,
+}
+
+impl HalfOpen {
+    /// `handshake` where the address was proved.
+    pub fn new(place: OwnedSemaphorePermit, handshake: Option<Visit>) -> Self {
+        Self { _place: place, _handshake: handshake }
+    }
+}
+
+/// What a connection may have to do with.
+struct House {
     origin: Origin,
     ingest: Ingest,
     viewers: Arc<Viewers>,
-) {
+    admission: Admission,
+}
+
+async fn serve(incoming: quinn::Incoming, config: quinn::ServerConfig, half_open: HalfOpen, house: House) {
     let remote = incoming.remote_address();
-    if let Err(error) = route(incoming, config, half_open, origin, ingest, viewers).await {
+    if let Err(error) = route(incoming, config, half_open, house).await {
         tracing::debug!(%remote, %error, "connection");
     }
 }
@@ -262,11 +307,11 @@ async fn serve(
 async fn route(
     incoming: quinn::Incoming,
     mut config: quinn::ServerConfig,
-    half_open: OwnedSemaphorePermit,
-    origin: Origin,
-    ingest: Ingest,
-    viewers: Arc<Viewers>,
+    half_open: HalfOpen,
+    house: House,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let House { origin, ingest, viewers, admission } = house;
+    let remote = incoming.remote_address().ip();
     let choice = Choice::default();
     config.transport_config(transport(&choice));
     let handshake = async {
@@ -276,6 +321,10 @@ async fn route(
         Ok::<_, quinn::ConnectionError>((alpn, connecting.await?))
     };
     let (alpn, connection) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await??;
+    let Some(_visit) = admission.enter(remote) else {
+        connection.close(Close::Crowded.into(), Refusal::Crowded.to_string().as_bytes());
+        return Err(Refusal::Crowded.into());
+    };
     match alpn.as_slice() {
         bond::ALPN => {
             choice.bond();
@@ -284,12 +333,10 @@ async fn route(
         // A venue whose versions we do not speak: it is told ours.
         control::VERSIONS_ALPN => connection.close(Close::Versions.into(), bond::ALPN),
         b"h3" => {
-            drop(half_open);
-            fanout::serve_webtransport(connection, origin, viewers).await?;
+            fanout::serve_webtransport(connection, origin, viewers, admission, half_open).await?;
         }
         _ => {
-            drop(half_open);
-            fanout::serve_quic(connection, origin, viewers).await?;
+            fanout::serve_quic(connection, origin, viewers, admission, half_open).await?;
         }
     }
     Ok(())

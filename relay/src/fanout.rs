@@ -9,10 +9,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use web_transport_quinn as web_transport;
 
 use self::session::{Scope, Session};
+use crate::admission::{self, Admission, Pass, Refusal};
+use crate::edge::HalfOpen;
 use crate::origin::{self, Origin};
 
 mod copy;
@@ -25,6 +28,12 @@ mod tests;
 
 pub(crate) use live::{Lives, Writer};
 
+/// Whoever is refused has so long to hear of it.
+const REFUSED: Duration = Duration::from_secs(2);
+
+/// Each of a viewer's handshakes, HTTP/3's and MoQ's, may take so long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why a viewer's session could not be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,6 +44,12 @@ pub enum FanoutError {
     /// The MoQ handshake failed.
     #[error("MoQ handshake: {0}")]
     Moq(#[from] moq_net::Error),
+    /// It did not say what it wants.
+    #[error("no handshake within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    Silent,
+    /// It was not let in.
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
 }
 
 /// How many viewers there are and were.
@@ -72,13 +87,29 @@ impl Drop for Seat {
     }
 }
 
-/// A browser: HTTP/3 first, then MoQ in the sub-protocol that both know.
+/// A browser: HTTP/3 first, then MoQ in the sub-protocol that both know. Its ticket is in the URL, whose path is
+/// the root of what it sees, or in the headers.
 pub async fn serve_webtransport(
     connection: quinn::Connection,
     origin: Origin,
     viewers: Arc<Viewers>,
+    admission: Admission,
+    half_open: HalfOpen,
 ) -> Result<(), FanoutError> {
-    let request = web_transport::Request::accept(connection).await?;
+    let request = in_time(web_transport::Request::accept(connection)).await??;
+    let ticket = admission::ticket_of(&request.headers, request.url.query());
+    let root = request.url.path().to_owned();
+    let scope = Scope::default();
+    let (pass, source) = match enter(&admission, &origin, &scope, ticket.as_deref(), &root) {
+        Ok(entered) => entered,
+        Err(refusal) => {
+            let connection = request.conn().clone();
+            request.reject(refusal.status()).await?;
+            // The answer is on its way; whoever has it goes, and the idle timeout takes the others.
+            let _ = tokio::time::timeout(REFUSED, connection.closed()).await;
+            return Err(refusal.into());
+        }
+    };
     let offered = &request.protocols;
     let chosen = moq_net::ALPNS.iter().find(|alpn| offered.iter().any(|offer| offer == *alpn));
     let mut response = web_transport::proto::ConnectResponse::OK;
@@ -86,31 +117,78 @@ pub async fn serve_webtransport(
         response = response.with_protocol(*protocol);
     }
     let session = request.respond(response).await?;
-    serve(session, origin, viewers).await
+    let ours = Session::new(session.clone(), origin.lives().clone(), scope);
+    let handshake = in_time(moq_net::Server::new().accept_request(origin::now(), ours)).await??;
+    drop(half_open);
+    serve(session, handshake, pass, source, viewers).await
 }
 
-/// A program: MoQ directly on QUIC, its version chosen by ALPN.
+/// A program: MoQ directly on QUIC, its version chosen by ALPN. Its ticket and its root are in the path that its SETUP
+/// names, where its version has one.
 pub async fn serve_quic(
     connection: quinn::Connection,
     origin: Origin,
     viewers: Arc<Viewers>,
+    admission: Admission,
+    half_open: HalfOpen,
 ) -> Result<(), FanoutError> {
-    serve(web_transport::Session::raw(connection), origin, viewers).await
+    let session = web_transport::Session::raw(connection);
+    let scope = Scope::default();
+    let ours = Session::new(session.clone(), origin.lives().clone(), scope.clone());
+    let handshake = in_time(moq_net::Server::new().accept_request(origin::now(), ours)).await??;
+    drop(half_open);
+    let (root, query) = match handshake.path().split_once('?') {
+        Some((root, query)) => (root, Some(query)),
+        None => (handshake.path(), None),
+    };
+    let in_setup = || std::str::from_utf8(&handshake.token()?.value).ok().map(str::to_owned);
+    let ticket = query.and_then(admission::ticket_in).or_else(in_setup);
+    match enter(&admission, &origin, &scope, ticket.as_deref(), root) {
+        Ok((pass, source)) => serve(session, handshake, pass, source, viewers).await,
+        Err(refusal) => {
+            session.close(admission::CLOSE_UNAUTHORIZED, refusal.to_string().as_bytes());
+            Err(refusal.into())
+        }
+    }
+}
+
+async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, FanoutError> {
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, step).await.map_err(|_| FanoutError::Silent)
+}
+
+/// What a viewer gets to see with its ticket: nothing outside of it.
+fn enter(
+    admission: &Admission,
+    origin: &Origin,
+    scope: &Scope,
+    ticket: Option<&str>,
+    root: &str,
+) -> Result<(Pass, moq_net::origin::Producer), Refusal> {
+    let pass = admission.admit(ticket, admission.own_seat())?;
+    let none = if ticket.is_some() { Refusal::NotForThis } else { Refusal::Missing };
+    let root = root.trim_matches('/');
+    let source = origin.scoped(root, &pass.grant.subscribe).ok_or(none)?;
+    let _ = scope.set(source.consume());
+    Ok((pass, source))
 }
 
 async fn serve(
     session: web_transport::Session,
-    origin: Origin,
+    handshake: moq_net::server::Handshake<Session>,
+    pass: Pass,
+    source: moq_net::origin::Producer,
     viewers: Arc<Viewers>,
 ) -> Result<(), FanoutError> {
-    let server = moq_net::Server::new().with_publisher(origin.producer());
-    let scope = Scope::default();
-    let _ = scope.set(origin.producer().consume());
-    let session = Session::new(session, origin.lives().clone(), scope);
-    let (session, driver) = server.accept(origin::now(), session).await?;
+    let (moq, driver) = handshake.with_publisher(&source).ok().await?;
     let _seat = Seat::take(&viewers);
-    tracing::debug!(version = %session.version(), "viewer");
-    let ended = moq_net::time::run(driver).await;
-    tracing::debug!(%ended, "viewer left");
+    tracing::debug!(version = %moq.version(), "viewer");
+    tokio::select! {
+        ended = moq_net::time::run(driver) => tracing::debug!(%ended, "viewer left"),
+        () = pass.expired() => {
+            session.close(admission::CLOSE_UNAUTHORIZED, Refusal::Expired.to_string().as_bytes());
+            // The word is on its way; nothing else is, for the session's driver is gone.
+            let _ = tokio::time::timeout(REFUSED, session.closed()).await;
+        }
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The HTTP side: the page, what the player asks before and beside the media, and what operators read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
@@ -17,7 +18,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::broadcasts::{Broadcasts, Quality};
+use crate::admission::{Admission, Pass, Refusal, ticket_of};
+use crate::broadcasts::{BroadcastStatus, Broadcasts, Quality};
 use crate::clock::Clock;
 use crate::control::check_name;
 use crate::fanout::Viewers;
@@ -89,6 +91,8 @@ pub struct Site {
     pub certificate_hash: Option<String>,
     /// It is being stopped: load balancers send nobody here any more.
     pub stopping: AtomicBool,
+    /// Who may know of which broadcast.
+    pub admission: Admission,
 }
 
 /// All routes.
@@ -108,12 +112,13 @@ pub fn router(site: Arc<Site>) -> Router {
         )
         .route("/api/config", get(config))
         .route("/api/clock", get(clock))
+        .route("/api/ticket", get(ticket))
         .route("/api/status", get(status))
         .route("/api/trace", get(trace))
         .route("/api/quality", post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)))
         .fallback(get(page))
         .with_state(site.clone())
-        .merge(hls::router(site.hls.clone()))
+        .merge(hls::router(site.hls.clone(), site.admission.clone()))
         .layer(middleware::from_fn(security_headers))
 }
 
@@ -128,6 +133,8 @@ async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A page's address may hold a ticket.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
@@ -179,6 +186,31 @@ async fn config(State(site): State<Arc<Site>>, request: Request) -> Json<serde_j
     }))
 }
 
+/// What whoever asks may know, by the ticket in the headers or in the query.
+pub struct Visitor(pub Pass);
+
+impl FromRequestParts<Arc<Site>> for Visitor {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Refusal> {
+        let ticket = ticket_of(&parts.headers, parts.uri.query());
+        site.admission.look(ticket.as_deref()).map(Self)
+    }
+}
+
+impl Visitor {
+    /// Whether there is such a broadcast is told to those only who may know of it.
+    pub fn of(&self, broadcast: &str) -> Result<(), Refusal> {
+        if self.0.may_know(broadcast) { Ok(()) } else { Err(Refusal::NotForThis) }
+    }
+
+    fn statuses(&self, site: &Site) -> BTreeMap<String, BroadcastStatus> {
+        let mut statuses = site.broadcasts.statuses(site.clock.now());
+        statuses.retain(|name, _| self.0.may_know(name));
+        statuses
+    }
+}
+
 #[derive(Deserialize)]
 struct Which {
     broadcast: String,
@@ -187,28 +219,52 @@ struct Which {
 }
 
 /// The broadcast clock now; the player's half of an NTP-style exchange.
-async fn clock(State(site): State<Arc<Site>>, Query(which): Query<Which>) -> Json<serde_json::Value> {
+async fn clock(
+    State(site): State<Arc<Site>>,
+    visitor: Visitor,
+    Query(which): Query<Which>,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    visitor.of(&which.broadcast)?;
     let now = site.clock.now();
     let status = site.broadcasts.get(&which.broadcast).map(|record| record.status(now));
     let offset = status.as_ref().and_then(|status| status.clock_offset_us).unwrap_or(0);
-    Json(json!({
+    Ok(Json(json!({
         "time_us": now.offset_by(-offset).as_micros(),
         "error_us": status.as_ref().and_then(|status| status.clock_error_us),
         "live": status.is_some_and(|status| status.live),
-    }))
+    })))
 }
 
-/// Everything, for people and programs that watch over a show.
-async fn status(State(site): State<Arc<Site>>) -> Json<serde_json::Value> {
+/// Whether a session for watching would be let in, and if not, why: a browser does not tell its page.
+async fn ticket(
+    State(site): State<Arc<Site>>,
+    Query(which): Query<Which>,
+    request: Request,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let ticket = ticket_of(request.headers(), request.uri().query());
+    let pass = site.admission.would_admit(ticket.as_deref())?;
+    match (pass.may_subscribe(&which.broadcast), ticket) {
+        (true, _) => Ok(Json(json!({}))),
+        (false, Some(_)) => Err(Refusal::NotForThis),
+        (false, None) => Err(Refusal::Missing),
+    }
+}
+
+/// Everything that the visitor may know, for people and programs that watch over a show.
+async fn status(State(site): State<Arc<Site>>, visitor: Visitor) -> Json<serde_json::Value> {
+    let all = visitor.0.may_know_all();
     Json(json!({
-        "viewers": site.viewers.now(),
-        "viewers_total": site.viewers.total(),
-        "broadcasts": site.broadcasts.statuses(site.clock.now()),
+        "viewers": all.then(|| site.viewers.now()),
+        "viewers_total": all.then(|| site.viewers.total()),
+        "broadcasts": visitor.statuses(&site),
     }))
 }
 
 /// When each of the last frames passed, for the latency harness.
-async fn trace(State(site): State<Arc<Site>>, Query(which): Query<Which>) -> Response {
+async fn trace(State(site): State<Arc<Site>>, visitor: Visitor, Query(which): Query<Which>) -> Response {
+    if let Err(refusal) = visitor.of(&which.broadcast) {
+        return refusal.into_response();
+    }
     match site.broadcasts.get(&which.broadcast) {
         Some(record) => Json(record.trace_from(which.from)).into_response(),
         None => (StatusCode::NOT_FOUND, format!("no broadcast {:?} is on the air\n", which.broadcast))
@@ -226,7 +282,14 @@ struct QualityReport {
 }
 
 /// What a viewer's page says of its playing.
-async fn quality(State(site): State<Arc<Site>>, Json(report): Json<QualityReport>) -> StatusCode {
+async fn quality(
+    State(site): State<Arc<Site>>,
+    visitor: Visitor,
+    Json(report): Json<QualityReport>,
+) -> StatusCode {
+    if let Err(refusal) = visitor.of(&report.broadcast) {
+        return refusal.status();
+    }
     match site.broadcasts.get(&report.broadcast) {
         Some(record) if record.report(report.viewer, report.quality, site.clock.now()) => {
             StatusCode::NO_CONTENT
@@ -236,8 +299,8 @@ async fn quality(State(site): State<Arc<Site>>, Json(report): Json<QualityReport
     }
 }
 
-/// Prometheus text.
-async fn metrics(State(site): State<Arc<Site>>) -> impl IntoResponse {
+/// Prometheus text, of what the visitor may know.
+async fn metrics(State(site): State<Arc<Site>>, visitor: Visitor) -> impl IntoResponse {
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -245,18 +308,16 @@ async fn metrics(State(site): State<Arc<Site>>) -> impl IntoResponse {
             let _ = writeln!(out, "{name}{labels} {value}");
         }
     };
-    let statuses = site.broadcasts.statuses(site.clock.now());
-    let each = |value: fn(&crate::broadcasts::BroadcastStatus) -> f64| -> Vec<(String, f64)> {
+    let statuses = visitor.statuses(&site);
+    let each = |value: fn(&BroadcastStatus) -> f64| -> Vec<(String, f64)> {
         // Names were checked at ingest: nothing in them needs escaping.
         statuses.iter().map(|(name, status)| (format!("{{broadcast=\"{name}\"}}"), value(status))).collect()
     };
-    family("roadie_viewers", "gauge", "MoQ sessions open.", vec![(String::new(), site.viewers.now() as f64)]);
-    family(
-        "roadie_viewers_total",
-        "counter",
-        "MoQ sessions served.",
-        vec![(String::new(), site.viewers.total() as f64)],
-    );
+    if visitor.0.may_know_all() {
+        let (now, total) = (site.viewers.now() as f64, site.viewers.total() as f64);
+        family("roadie_viewers", "gauge", "MoQ sessions open.", vec![(String::new(), now)]);
+        family("roadie_viewers_total", "counter", "MoQ sessions served.", vec![(String::new(), total)]);
+    }
     family(
         "roadie_hls_waiting",
         "gauge",

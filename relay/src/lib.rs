@@ -1,8 +1,10 @@
 //! One program with two places to stand. At the edge it receives bonds ([`ingest`]), keeps the
 //! broadcasts ([`origin`], and on disk [`keep`]) and serves viewers ([`fanout`], [`hls`], [`http`]); at the venue it sends
-//! over a bond ([`venue`], [`uplink`]). What the bond lost on the way is healed afterwards ([`backfill`]). Links no
+//! over a bond ([`venue`], [`uplink`]). Who may come in is decided in [`admission`]. What the bond lost on the way is
+//! healed afterwards ([`backfill`]). Links no
 //! GStreamer.
 
+pub mod admission;
 pub mod backfill;
 pub mod broadcasts;
 pub mod clock;

@@ -25,7 +25,7 @@ async fn run() -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let settings = raw.check()?;
-    let anyone = settings.token.is_none();
+    let anyone = settings.token.is_none() && settings.admission.auth.is_empty();
     let edge = Edge::new(settings).await?;
     // Programs that start a relay wait for these lines, so they go to standard output, unbuffered.
     if let Some(addr) = edge.quic_addr() {
@@ -36,7 +36,7 @@ async fn run() -> anyhow::Result<()> {
     }
     println!("certificate fingerprint {}", edge.fingerprint());
     if anyone {
-        tracing::warn!("no --token: anybody who reaches this relay may publish");
+        tracing::warn!("neither --token nor --auth: anybody who reaches this relay may publish");
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use media::catalog::{self, Catalog};
 use media::{Frame, Track, TrackId, container};
-use moq_net::{Timescale, Timestamp, broadcast, group, origin, track};
+use moq_net::{Pattern, Patterns, Timescale, Timestamp, broadcast, group, origin, track};
 
 use crate::fanout::{Lives, Writer};
 use crate::hls::{Feed, Hls};
@@ -47,6 +47,13 @@ impl Origin {
     /// The same shows for those who speak HTTP only.
     pub(crate) fn hls(&self) -> &Hls {
         &self.hls
+    }
+
+    /// The part of it that lies below `root` and is in `shows` (patterns from the relay's own root): the others are
+    /// neither announced there nor found by name. `None`: there can be nothing.
+    pub(crate) fn scoped(&self, root: &str, shows: &Patterns) -> Option<origin::Producer> {
+        let all = [Pattern::all()].into_iter().collect();
+        self.producer().scope("", shows).and_then(|part| part.scope(root, &all)).ok()
     }
 
     /// Publishes a broadcast with its catalog; it ends when the value is dropped.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use serde::Deserialize;
 
-use crate::edge;
+use crate::{admission, edge};
 
 /// The relay at the edge: takes in a show over bonded uplinks and serves it to browsers.
 ///
@@ -55,6 +55,19 @@ pub struct Raw {
     /// Who publishes must show this token; without it anybody may publish
     #[arg(long, value_name = "TOKEN", env = "ROADIE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+
+    /// Ask everybody for a ticket (a JWT), and judge it by the public keys in this JWK set: a file, read again when it
+    /// changes, or an https address. Repeat it for further sets. `roadie token` makes keys and tickets
+    #[arg(long, value_name = "FILE|URL")]
+    pub auth: Vec<String>,
+
+    /// With --auth: the show of this name, and all below it, may be watched without a ticket; repeat it for further ones
+    #[arg(long, value_name = "PATH")]
+    pub public: Vec<String>,
+
+    /// Connections that one address may have at once (UDP) [default: 1500]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<u32>,
 }
 
 /// Settings that cannot be used.
@@ -85,6 +98,9 @@ pub enum SettingsError {
     /// Nowhere to keep the certificate.
     #[error("there is no home directory to keep the self-signed certificate in: give --state DIR")]
     NoState,
+    /// What is said of tickets.
+    #[error(transparent)]
+    Admission(#[from] admission::SettingsError),
 }
 
 /// Reads a TOML file into raw settings.
@@ -127,7 +143,11 @@ impl Raw {
             .state
             .or(file.state)
             .or_else(|| std::env::home_dir().map(|home| home.join(".local/state/roadie-relay")));
+        let or = |line: Vec<String>, file: Vec<String>| if line.is_empty() { file } else { line };
+        let (auth, public) = (or(self.auth, file.auth), or(self.public, file.public));
+        let max_connections = self.max_connections.or(file.max_connections);
         Ok(edge::Settings {
+            admission: admission::Settings::check(&auth, &public, max_connections)?,
             listen: self.listen.or(file.listen).unwrap_or_else(|| any(4443)),
             http: self.http.or(file.http).unwrap_or_else(|| any(8080)),
             certificate,

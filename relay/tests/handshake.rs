@@ -155,6 +155,7 @@ fn hello(path: u8) -> Hello {
         path,
         uplink: "usb0".into(),
         proof: None,
+        ticket: None,
         catalog: catalog(),
         deadline_ms: 400,
         backfill: false,

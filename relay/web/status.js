@@ -10,6 +10,9 @@ const FEWEST = 60;
 // Losses are counted over a minute.
 const MINUTE = 60;
 
+// The ticket of whoever looks, where this relay asks for one; the links to the shows carry it on.
+const ticket = new URLSearchParams(location.search).get("jwt");
+
 const shows = new Map();
 const $ = (id) => document.getElementById(id);
 
@@ -21,7 +24,7 @@ class Show {
     this.node = $("show").content.firstElementChild.cloneNode(true);
     const link = this.node.querySelector("a");
     link.textContent = name;
-    link.href = `/${name}`;
+    link.href = ticket ? `/${name}?jwt=${encodeURIComponent(ticket)}` : `/${name}`;
     this.points = [];
     this.losses = [];
     this.before = null;
@@ -110,8 +113,12 @@ class Show {
 }
 
 async function look() {
-  const response = await fetch("/api/status", { cache: "no-store" });
-  if (!response.ok) throw new Error(`the relay answers ${response.status}`);
+  const headers = ticket ? { authorization: `Bearer ${ticket}` } : {};
+  const response = await fetch("/api/status", { cache: "no-store", headers });
+  if (!response.ok) {
+    const refusal = await response.json().catch(() => null);
+    throw new Error(refusal?.message ?? `it answers ${response.status}`);
+  }
   const status = await response.json();
   const at = performance.now();
   const names = Object.keys(status.broadcasts).sort();
@@ -129,8 +136,8 @@ async function look() {
   relay.className = "";
   relay.textContent = names.length === 0
     ? "No show is on the air."
-    : `${count(names.length, "show", "shows")}, ${count(status.viewers, "viewer", "viewers")} now, `
-      + `${status.viewers_total} since the relay was started`;
+    : count(names.length, "show", "shows") + (status.viewers === null ? "" : `, ${count(status.viewers, "viewer", "viewers")} now, `
+      + `${status.viewers_total} since the relay was started`);
 }
 
 async function run() {
@@ -139,7 +146,7 @@ async function run() {
   } catch (error) {
     const relay = $("relay");
     relay.className = "bad";
-    relay.textContent = `The relay does not answer (${error.message}); what stands below is old.`;
+    relay.textContent = `The relay tells nothing (${error.message}); what stands below is old.`;
   }
   setTimeout(run, INTERVAL_MS);
 }

@@ -21,5 +21,6 @@ pub mod recordings;
 pub mod report;
 pub mod show;
 pub mod terminal;
+pub mod token;
 pub mod video_flags;
 pub mod viewer;

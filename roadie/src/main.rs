@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use roadie::{demo, devices, live, on_air, recordings};
+use roadie::{demo, devices, live, on_air, recordings, token};
 use tracing_subscriber::EnvFilter;
 
 /// Live video from a laptop to a watch party, over every uplink at once, recorded on the way.
@@ -20,6 +20,7 @@ enum Command {
     Demo(Box<demo::Raw>),
     Devices(devices::Raw),
     Recordings(recordings::Raw),
+    Token(token::Raw),
 }
 
 #[tokio::main]
@@ -40,6 +41,7 @@ async fn main() {
         Command::Demo(raw) => demo::run(*raw).await,
         Command::Devices(raw) => devices::run(raw).await,
         Command::Recordings(raw) => recordings::run(raw).await,
+        Command::Token(raw) => token::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie: {}", relay::settings::explain(&error));

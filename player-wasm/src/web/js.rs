@@ -98,13 +98,20 @@ pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
-/// GETs JSON, never from a cache.
-pub async fn fetch_json(url: &str, limit_millis: u32) -> Result<JsValue, JsValue> {
+/// GETs JSON of the page's own relay, never from a cache, with the viewer's ticket. An error of the relay's is its
+/// code, such as `ticket-expired`.
+pub async fn fetch_json(url: &str, ticket: Option<&str>, limit_millis: u32) -> Result<JsValue, JsValue> {
     let options = object([("cache", "no-store".into())]);
+    if let Some(ticket) = ticket {
+        let headers = object([("authorization", format!("Bearer {ticket}").into())]);
+        Reflect::set(&options, &"headers".into(), &headers)?;
+    }
     let fetched = worker().fetch_with_str_and_init(url, options.unchecked_ref());
     let response: Response = within(&fetched, limit_millis).await?.unchecked_into();
+    let body = within(&response.json()?, limit_millis).await;
     if !response.ok() {
-        return Err(JsValue::from_str("the relay answered with an error"));
+        let code = body.map(|body| get(&body, "error")).ok().filter(JsValue::is_string);
+        return Err(code.unwrap_or_else(|| JsValue::from_str("the relay answered with an error")));
     }
-    within(&response.json()?, limit_millis).await
+    body
 }

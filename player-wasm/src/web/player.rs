@@ -14,7 +14,7 @@ use super::{audio, report, session, video};
 use crate::clock::{ClockEstimate, ClockFilter};
 use crate::moq::Version;
 use crate::playout::Playout;
-use crate::state::{Machine, State, Watch};
+use crate::state::{Machine, Refusal, State, Watch};
 
 /// The heartbeat: watches for silence, moves the playout delay, catches a timer that got lost.
 const TICK_MILLIS: u32 = 100;
@@ -37,6 +37,10 @@ pub struct Shared {
     pub name: String,
     /// Where `/api/...` is.
     pub origin: String,
+    /// The viewer's ticket, from the page's own address. For this relay only.
+    pub ticket: Option<String>,
+    /// The relay's last word, where that was a refusal.
+    pub refusal: Cell<Option<Refusal>>,
     /// Read marks from the canvas.
     pub probe: bool,
     /// When the page's navigation began (local clock).
@@ -118,12 +122,13 @@ pub struct Player {
 
 #[wasm_bindgen]
 impl Player {
-    /// Starts playing `name` on `canvas`. `notify` gets the messages for the page;
+    /// Starts playing `name` on `canvas`, with a ticket where the page's address has one. `notify` gets the messages for the page;
     /// `navigation_millis` is the page's `performance.timeOrigin`.
     #[wasm_bindgen(constructor)]
     pub fn new(
         name: String,
         origin: String,
+        ticket: Option<String>,
         canvas: OffscreenCanvas,
         probe: bool,
         navigation_millis: f64,
@@ -132,6 +137,8 @@ impl Player {
         let shared = Rc::new(Shared {
             name,
             origin,
+            ticket,
+            refusal: Cell::default(),
             probe,
             navigation: Time::from_micros((navigation_millis * 1_000.0) as u64),
             notify,
@@ -199,7 +206,7 @@ async fn ask_clock_forever(shared: Rc<Shared>) {
         waited = 0;
         shared.clock_burst.set(burst.saturating_sub(1));
         let sent = local_now();
-        if let Ok(answer) = fetch_json(&url, HTTP_LIMIT_MILLIS).await {
+        if let Ok(answer) = fetch_json(&url, shared.ticket.as_deref(), HTTP_LIMIT_MILLIS).await {
             let received = local_now();
             let error = get(&answer, "error_us").as_f64().unwrap_or(0.0);
             if let Some(time) = get(&answer, "time_us").as_f64() {

@@ -20,7 +20,7 @@ use super::{audio, video};
 use crate::moq::{
     Announce, AnnounceRequest, Control, ControlReader, GroupEvent, GroupParser, Reply, Subscribe, Version,
 };
-use crate::state::ASK_AGAIN;
+use crate::state::{ASK_AGAIN, Refusal};
 
 /// Longest wait for the QUIC and WebTransport handshakes.
 const CONNECT_LIMIT_MILLIS: u32 = 3_000;
@@ -74,7 +74,10 @@ pub async fn run(shared: Rc<Shared>) {
         shared.session.borrow_mut().take();
         video::stop(&shared);
         audio::stop(&shared);
-        let wait = shared.machine.borrow_mut().lost();
+        let wait = match shared.refusal.take() {
+            Some(refusal) => shared.machine.borrow_mut().refused(refusal),
+            None => shared.machine.borrow_mut().lost(),
+        };
         shared.tell_state();
         shared.reconnects.set(shared.reconnects.get() + 1);
         sleep(wait.as_millis() as u32).await;
@@ -102,13 +105,26 @@ pub async fn check_relay(shared: Rc<Shared>) {
 }
 
 async fn config(shared: &Shared, limit: u32) -> Result<JsValue, JsValue> {
-    fetch_json(&format!("{}/api/config", shared.origin), limit).await
+    fetch_json(&format!("{}/api/config", shared.origin), None, limit).await
+}
+
+/// Asks whether the relay would let us in: a browser does not tell why a session was refused.
+async fn ask_refusal(shared: &Shared) -> Option<Refusal> {
+    let name = String::from(js_sys::encode_uri_component(&shared.name));
+    let url = format!("{}/api/ticket?broadcast={name}", shared.origin);
+    let answer = fetch_json(&url, shared.ticket.as_deref(), HTTP_LIMIT_MILLIS).await;
+    answer.err()?.as_string().as_deref().and_then(Refusal::from_code)
 }
 
 /// One session from its beginning to its end.
 async fn attempt(shared: &Rc<Shared>) -> Result<(), JsValue> {
     let config = config(shared, HTTP_LIMIT_MILLIS).await?;
-    let url = get(&config, "webtransport").as_string().ok_or("the relay offers no WebTransport address")?;
+    let mut url =
+        get(&config, "webtransport").as_string().ok_or("the relay offers no WebTransport address")?;
+    if let Some(ticket) = &shared.ticket {
+        url.push_str("?jwt=");
+        url.push_str(&String::from(js_sys::encode_uri_component(ticket)));
+    }
     let certificate = get(&config, "certificate_hash");
     shared.ask_clock();
 
@@ -129,6 +145,7 @@ async fn attempt(shared: &Rc<Shared>) -> Result<(), JsValue> {
     if let Err(error) = within(&ready, CONNECT_LIMIT_MILLIS).await {
         transport.close();
         let _ = JsFuture::from(closed).await;
+        shared.refusal.set(ask_refusal(shared).await);
         return Err(error);
     }
     let protocol = get(&transport, "protocol");
@@ -301,6 +318,8 @@ async fn watch_announcements(shared: Rc<Shared>, session: Rc<Session>) {
 
 /// Keeps the subscriptions alive as long as the session is open.
 async fn keep_subscribed(shared: Rc<Shared>, session: Rc<Session>) {
+    // A ticket for another show opens a session, in which ours is not to be seen. Asked once.
+    let mut suspicious = true;
     while session.is_open(&shared) {
         session.stale.set(false);
         let subscribed =
@@ -318,6 +337,15 @@ async fn keep_subscribed(shared: Rc<Shared>, session: Rc<Session>) {
         session.unsubscribe_all();
         video::stop(&shared);
         audio::stop(&shared);
+        if std::mem::take(&mut suspicious) {
+            // Our own seat is no reason to go.
+            let refusal = ask_refusal(&shared).await.filter(|refusal| *refusal != Refusal::InUse);
+            if refusal.is_some() {
+                shared.refusal.set(refusal);
+                session.transport.close();
+                return;
+            }
+        }
         shared.machine.borrow_mut().no_broadcast();
         shared.tell_state();
         // An announcement cuts the wait short.

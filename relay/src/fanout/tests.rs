@@ -9,8 +9,11 @@ use media::catalog::Catalog;
 use media::{AudioConfig, Frame, FrameId, Time, Track, TrackConfig, TrackId, VideoConfig, container};
 use moq_net::{broadcast, group, origin, track};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use tokio::sync::Semaphore;
 
 use super::{Viewers, serve_quic};
+use crate::admission::{self, Admission};
+use crate::edge::HalfOpen;
 use crate::origin::{Origin, Publication};
 
 /// Bounds a wait on a busy machine; reaching it is a failure, never a measurement.
@@ -61,7 +64,12 @@ impl Relay {
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 let (origin, viewers) = (serving.clone(), viewers.clone());
-                tokio::spawn(async move { serve_quic(incoming.await.unwrap(), origin, viewers).await });
+                tokio::spawn(async move {
+                    let admission = Admission::open(admission::Settings::default(), None).await.unwrap();
+                    let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+                    let half_open = HalfOpen::new(place, None);
+                    serve_quic(incoming.await.unwrap(), origin, viewers, admission, half_open).await
+                });
             }
         });
         Self { origin, addr, certificate }

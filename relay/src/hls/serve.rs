@@ -12,6 +12,7 @@ use media::hls::{Answer, File, Reload, TARGET};
 use tokio::time::Instant;
 
 use super::{Hls, Stage};
+use crate::admission::{Admission, Refusal, ticket_in, ticket_of};
 
 /// So long a request waits for media; then it is told to come again. The draft allows three target durations; hls.js gives
 /// up on a first byte after 10 s.
@@ -26,12 +27,21 @@ const RELOADED: &str = "public, max-age=24";
 /// A playlist as it is now is soon another: at most half a target duration.
 const NOW: &str = "public, max-age=1";
 
+/// What needs a ticket is held by nobody who does not look at tickets.
+const PRIVATE: &str = "private, no-store";
+
 /// Nothing was found; there may be something soon.
 const NOTHING: &str = "public, max-age=1";
 
 /// Where a show begins in the relay's addresses: `/hls/BROADCAST/index.m3u8`.
-pub(crate) fn router(hls: Hls) -> Router {
-    Router::new().route("/hls/{*path}", get(file).options(preflight)).with_state(hls)
+pub(crate) fn router(hls: Hls, admission: Admission) -> Router {
+    Router::new().route("/hls/{*path}", get(file).options(preflight)).with_state(Doors { hls, admission })
+}
+
+#[derive(Clone)]
+struct Doors {
+    hls: Hls,
+    admission: Admission,
 }
 
 /// A request that is not served, in words.
@@ -46,18 +56,58 @@ fn refusal(status: StatusCode, words: impl std::fmt::Display) -> Response {
 }
 
 /// Whether this request may see this broadcast: the one place where that is decided for HLS. `Err` is what it is told.
-fn admit(_broadcast: &str, _headers: &HeaderMap, _query: &str) -> Result<(), Response> {
-    Ok(())
+/// Gives the ticket that it came with, if it needed one. (Requests of one viewer are not told from those of another,
+/// so a ticket's number of sessions is not counted here.)
+fn admit(
+    admission: &Admission,
+    broadcast: &str,
+    headers: &HeaderMap,
+    query: &str,
+) -> Result<Admitted, Response> {
+    if admission.look(None).is_ok_and(|pass| pass.may_subscribe(broadcast)) {
+        return Ok(Admitted::Anybody);
+    }
+    let ticket = ticket_of(headers, Some(query));
+    let pass = admission.look(ticket.as_deref()).map_err(IntoResponse::into_response)?;
+    if !pass.may_subscribe(broadcast) {
+        let refusal = if ticket.is_some() { Refusal::NotForThis } else { Refusal::Missing };
+        return Err(refusal.into_response());
+    }
+    Ok(Admitted::Ticket { in_address: ticket_in(query) })
+}
+
+/// By what right.
+enum Admitted {
+    /// Everybody may see it, and caches may hold it.
+    Anybody,
+    /// Only this one.
+    Ticket {
+        /// Where it was in the address, it has to be in those that a playlist names, too.
+        in_address: Option<String>,
+    },
+}
+
+/// Adds a ticket to all addresses of a playlist (RFC 8216, section 4.1: lines without a `#`, and URI attributes).
+fn with_ticket(playlist: &str, ticket: &str) -> String {
+    let add = |line: &str| match line.split_once("URI=\"") {
+        Some((before, rest)) if line.starts_with('#') => match rest.split_once('"') {
+            Some((address, after)) => format!("{before}URI=\"{address}?jwt={ticket}\"{after}"),
+            None => line.to_owned(),
+        },
+        _ if line.is_empty() || line.starts_with('#') => line.to_owned(),
+        _ => format!("{line}?jwt={ticket}"),
+    };
+    playlist.lines().map(|line| add(line) + "\n").collect()
 }
 
 async fn file(
-    State(hls): State<Hls>,
+    State(doors): State<Doors>,
     Path(path): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
     let query = query.unwrap_or_default();
-    let mut response = match serve(&hls, &path, &query, &headers).await {
+    let mut response = match serve(&doors, &path, &query, &headers).await {
         Ok(response) | Err(response) => response,
     };
     // Any page may play a show.
@@ -76,11 +126,12 @@ async fn preflight() -> impl IntoResponse {
     (StatusCode::NO_CONTENT, headers)
 }
 
-async fn serve(hls: &Hls, path: &str, query: &str, headers: &HeaderMap) -> Result<Response, Response> {
+async fn serve(doors: &Doors, path: &str, query: &str, headers: &HeaderMap) -> Result<Response, Response> {
+    let Doors { hls, admission } = doors;
     let no_file =
         || refusal(StatusCode::NOT_FOUND, "no such file: a show's playlist is /hls/BROADCAST/index.m3u8");
     let (broadcast, name) = path.rsplit_once('/').ok_or_else(no_file)?;
-    admit(broadcast, headers, query)?;
+    let admitted = admit(admission, broadcast, headers, query)?;
     let file = File::parse(name).ok_or_else(no_file)?;
     let reload = match file {
         File::Playlist { .. } => {
@@ -103,6 +154,13 @@ async fn serve(hls: &Hls, path: &str, query: &str, headers: &HeaderMap) -> Resul
                 File::Playlist { .. } => (PLAYLIST, NOW),
                 _ if file.track().is_some_and(|track| stage.is_video(track)) => ("video/mp4", FOREVER),
                 _ => ("audio/mp4", FOREVER),
+            };
+            let (cache, body) = match admitted {
+                Admitted::Anybody => (cache, body),
+                Admitted::Ticket { in_address: Some(ticket) } if kind == PLAYLIST => {
+                    (PRIVATE, with_ticket(&String::from_utf8_lossy(&body), &ticket).into())
+                }
+                Admitted::Ticket { .. } => (PRIVATE, body),
             };
             Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache)], body).into_response())
         }

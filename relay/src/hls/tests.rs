@@ -7,6 +7,10 @@ use media::{FrameId, Time, TrackConfig, VideoConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::admission::claims::{Claims, Grant, pattern};
+use crate::admission::key::Algorithm;
+use crate::admission::sign::SigningKey;
+use crate::admission::{self, Admission};
 
 const VIDEO: TrackId = TrackId(0);
 
@@ -37,17 +41,27 @@ fn feed(feed: &Feed, numbers: Range<u32>) {
 const FIRST: u64 = 1_795_000_000 - 1_577_836_800;
 
 async fn serve(hls: &Hls) -> SocketAddr {
+    serve_to(hls, admission::Settings::default()).await
+}
+
+async fn serve_to(hls: &Hls, doors: admission::Settings) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let app = router(hls.clone());
+    let admission = Admission::open(doors, None).await.unwrap();
+    let app = router(hls.clone(), admission);
     tokio::spawn(async move { axum::serve(listener, app).await });
     addr
 }
 
 async fn ask(addr: SocketAddr, method: &str, path: &str) -> String {
+    ask_with(addr, method, path, "").await
+}
+
+async fn ask_with(addr: SocketAddr, method: &str, path: &str, headers: &str) -> String {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-        stream.write_all(format!("{method} /hls/{path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let request = format!("{method} /hls/{path} HTTP/1.0\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         String::from_utf8_lossy(&answer).into_owned()
@@ -225,4 +239,82 @@ async fn shows_that_are_over_are_forgotten_oldest_first() {
     }
     assert!(hls.get("show5").is_some());
     assert!(hls.bytes() < bytes);
+}
+
+/// The addresses in a playlist.
+fn addresses(playlist: &str) -> Vec<String> {
+    let (_, body) = playlist.split_once("\r\n\r\n").expect("an answer");
+    let attribute = |line: &str| Some(line.split_once("URI=\"")?.1.split_once('"')?.0.to_owned());
+    let line = |line: &str| match line.starts_with('#') {
+        true => attribute(line),
+        false => Some(line.to_owned()).filter(|line| !line.is_empty()),
+    };
+    body.lines().filter_map(line).collect()
+}
+
+#[tokio::test]
+async fn nobody_without_a_ticket_gets_media_and_one_in_the_address_leads_through_the_playlists() {
+    let dir = std::env::temp_dir().join(format!("roadie-hls-tickets-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let key = SigningKey::generate(Algorithm::EdDsa, Some("first".into())).unwrap();
+    let keys = dir.join("keys.json");
+    std::fs::write(&keys, serde_json::json!({ "keys": [key.public()] }).to_string()).unwrap();
+    let auth = [keys.to_str().unwrap().to_owned()];
+    let doors = admission::Settings::check(&auth, &["open".into()], None).unwrap();
+    let ticket = |path: &str, expires: u64| {
+        let subscribe = [pattern(path).unwrap()].into_iter().collect();
+        let grant = Grant { publish: Default::default(), subscribe };
+        let expires = Time::from_micros(expires * 1_000_000);
+        key.sign(&Claims { grant, expires, not_before: None, issued: None, id: None, sessions: None })
+            .unwrap()
+    };
+    let late = 4_000_000_000;
+    let hls = Hls { patience: Duration::from_millis(50), ..Hls::default() };
+    let addr = serve_to(&hls, doors).await;
+    let (show, open) =
+        (hls.publish("tour/london", &[track("avc3.42c01f")]), hls.publish("open", &[track("avc3.42c01f")]));
+    feed(&show, 0..150);
+    feed(&open, 0..150);
+
+    let (good, wrong, over) =
+        (ticket("tour/london", late), ticket("tour/paris", late), ticket("tour/london", 1));
+    let segment = format!("tour/london/track0-{FIRST}.m4s");
+    for path in
+        ["tour/london/index.m3u8", "tour/london/track0.m3u8", "tour/london/track0-init0.mp4", &segment]
+    {
+        for (query, status) in [
+            (String::new(), "401"),
+            (format!("?jwt={over}"), "401"),
+            (format!("?jwt={wrong}"), "403"),
+            ("?jwt=rubbish".into(), "401"),
+        ] {
+            let answer = get(addr, &format!("{path}{query}")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.0 {status} ")), "{path}{query}: {answer}");
+            assert!(!answer.contains("mdat") && !answer.contains("EXTM3U"), "{path}{query}: {answer}");
+        }
+        // A header leaves no trace in addresses.
+        let answer = ask_with(addr, "GET", path, &format!("Authorization: Bearer {good}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.0 200 ") && !answer.contains("jwt="), "{path}: {answer}");
+        assert!(answer.contains("cache-control: private, no-store\r\n"), "{path}: {answer}");
+    }
+    let master = get(addr, &format!("tour/london/index.m3u8?jwt={good}")).await;
+    let mut seen = 0;
+    for playlist in addresses(&master) {
+        let playlist = get(addr, &format!("tour/london/{playlist}")).await;
+        for file in addresses(&playlist) {
+            assert!(file.ends_with(&format!("?jwt={good}")), "{file}");
+            let answer = get(addr, &format!("tour/london/{file}")).await;
+            // The last one is only hinted at: it is waited for.
+            assert!(
+                answer.starts_with("HTTP/1.0 200 ") || answer.starts_with("HTTP/1.0 503 "),
+                "{file}: {answer}"
+            );
+            seen += usize::from(answer.contains("ftyp") || answer.contains("mdat"));
+        }
+    }
+    assert!(seen > 5, "{seen} files");
+    // What is public needs none, and may be cached.
+    let public = get(addr, "open/track0.m3u8").await;
+    assert!(public.starts_with("HTTP/1.0 200 ") && public.contains("public, max-age=1\r\n"), "{public}");
+    let _ = std::fs::remove_dir_all(dir);
 }

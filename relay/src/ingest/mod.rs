@@ -10,12 +10,14 @@ use std::time::Duration;
 use bond::PathId;
 use media::Track;
 use media::catalog::{Catalog, MAX_RENDITIONS};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use self::session::{Event, SessionTask};
+use crate::admission::{Admission, Pass, Seat};
 use crate::broadcasts::Broadcasts;
 use crate::clock::Clock;
 use crate::control::{self, Close, ControlError, Hello, ToEdge, ToVenue, Welcome};
+use crate::edge::HalfOpen;
 use crate::keep::{Keep, Keeper};
 use crate::origin::{Origin, Publication};
 use crate::proof::{Claim, Side};
@@ -66,6 +68,7 @@ pub struct Ingest {
     clock: Clock,
     keep: Option<Keep>,
     token: Option<Arc<str>>,
+    admission: Admission,
     sessions: Arc<Mutex<HashMap<String, SessionHandle>>>,
 }
 
@@ -76,6 +79,13 @@ struct SessionHandle {
     joined: Joined,
     /// Whom it took the broadcast from, so that two encoders do not take it from each other in turns.
     superseded: VecDeque<String>,
+}
+
+/// By what right an uplink is here.
+struct Entry {
+    /// That the edge knows the token, too.
+    proof: Option<String>,
+    pass: Pass,
 }
 
 /// What an uplink holds of its session.
@@ -93,24 +103,22 @@ struct Joined {
 }
 
 impl Ingest {
-    /// Publishes into `origin` whatever comes with the right token (`None`: any), and keeps it.
+    /// Publishes into `origin` whatever comes with the right token (`None`: any) or ticket, and keeps it.
     pub fn new(
         origin: Origin,
         broadcasts: Broadcasts,
         clock: Clock,
         keep: Option<Keep>,
         token: Option<String>,
+        admission: Admission,
     ) -> Self {
-        Self { origin, broadcasts, clock, keep, token: token.map(Arc::from), sessions: Arc::default() }
+        let token = token.map(Arc::from);
+        Self { origin, broadcasts, clock, keep, token, admission, sessions: Arc::default() }
     }
 
     /// Serves one uplink until it ends. `half_open` is its place among those who have not said yet who
     /// they are.
-    pub async fn serve(
-        &self,
-        connection: quinn::Connection,
-        half_open: OwnedSemaphorePermit,
-    ) -> Result<(), IngestError> {
+    pub async fn serve(&self, connection: quinn::Connection, half_open: HalfOpen) -> Result<(), IngestError> {
         let (mut send, mut recv, hello) = tokio::time::timeout(HELLO_TIMEOUT, async {
             let (send, mut recv) = connection.accept_bi().await?;
             match control::recv::<ToEdge>(&mut recv, control::MAX_HELLO).await? {
@@ -121,8 +129,8 @@ impl Ingest {
         .await
         .map_err(|_| IngestError::Silent)??;
 
-        let admitted = self.check(&hello, &connection).and_then(|proof| Ok((proof, self.join(&hello)?)));
-        let (proof, Joined { events, ended, receiver, backfill, .. }) = match admitted {
+        let admitted = self.check(&hello, &connection).and_then(|entry| Ok((entry, self.join(&hello)?)));
+        let (Entry { proof, pass }, Joined { events, ended, receiver, backfill, .. }) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
                 control::send(&mut send, &ToVenue::Refused { reason: reason.clone() }).await?;
@@ -177,6 +185,10 @@ impl Ingest {
                     connection.close(why.into(), words(why).as_bytes());
                     break None;
                 }
+                () = pass.expired() => {
+                    connection.close(Close::Expired.into(), words(Close::Expired).as_bytes());
+                    break None;
+                }
             };
             match data {
                 // A full queue drops the datagram, see SESSION_QUEUE.
@@ -217,23 +229,10 @@ impl Ingest {
         }
     }
 
-    /// Whether the hello may be heeded; gives the edge's own proof, where it has a token.
-    fn check(&self, hello: &Hello, connection: &quinn::Connection) -> Result<Option<String>, String> {
-        // The proof comes first: who cannot show it learns nothing else.
-        let proof = match &self.token {
-            None => None,
-            Some(token) => {
-                let claim = Claim::on(connection, &hello.session, hello.path, &hello.broadcast)
-                    .ok_or("TLS gives no exporter")?;
-                match &hello.proof {
-                    None => return Err("this edge wants a token: pass --token".into()),
-                    Some(proof) if !claim.verify(Side::Venue, token, proof) => {
-                        return Err("the token is not the one of this edge".into());
-                    }
-                    Some(_) => Some(claim.prove(Side::Edge, token)),
-                }
-            }
-        };
+    /// Whether the hello may be heeded; gives the edge's own proof, where it has a token, and until when it holds.
+    fn check(&self, hello: &Hello, connection: &quinn::Connection) -> Result<Entry, String> {
+        // The right to publish comes first: who cannot show it learns nothing else.
+        let entry = self.enter(hello, connection)?;
         control::check_name(&hello.broadcast)?;
         if hello.session.len() != 32 || !hello.session.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("the session is not 128 bits in hex".into());
@@ -256,7 +255,38 @@ impl Ingest {
         if !DEADLINE_MS.contains(&hello.deadline_ms) {
             return Err(format!("a deadline of {} ms is not between 50 and 10,000", hello.deadline_ms));
         }
-        Ok(proof)
+        Ok(entry)
+    }
+
+    /// By the token that both ends know, or by a ticket; where neither is asked for, anybody.
+    fn enter(&self, hello: &Hello, connection: &quinn::Connection) -> Result<Entry, String> {
+        let mut wanted = None;
+        if let Some(token) = &self.token {
+            let claim = Claim::on(connection, &hello.session, hello.path, &hello.broadcast)
+                .ok_or("TLS gives no exporter")?;
+            match &hello.proof {
+                Some(proof) if claim.verify(Side::Venue, token, proof) => {
+                    return Ok(Entry { proof: Some(claim.prove(Side::Edge, token)), pass: Pass::endless() });
+                }
+                Some(_) => wanted = Some("the token is not the one of this edge"),
+                None => wanted = Some("this edge wants a token: pass --token"),
+            }
+        }
+        match (&hello.ticket, wanted) {
+            (Some(ticket), _) if self.admission.wants_tickets() => {
+                let seat = Seat::Show(hello.broadcast.clone());
+                let pass = self.admission.admit(Some(ticket), seat).map_err(|refusal| refusal.to_string())?;
+                if pass.may_publish(&hello.broadcast) {
+                    return Ok(Entry { proof: None, pass });
+                }
+                Err(format!("the ticket is not for publishing {:?}", hello.broadcast))
+            }
+            (_, Some(words)) => Err(words.into()),
+            (_, None) if self.admission.wants_tickets() => {
+                Err("this edge wants a ticket: pass one with --token".into())
+            }
+            (_, None) => Ok(Entry { proof: None, pass: Pass::endless() }),
+        }
     }
 
     /// The queue of the hello's session. A new session takes over from an older one of the same
@@ -357,6 +387,7 @@ fn words(close: Close) -> &'static str {
     match close {
         Close::TakenOver => "another encoder has taken over this show",
         Close::Stopped => "the edge is being stopped",
+        Close::Expired => "the ticket has expired",
         _ => "the show is over",
     }
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::interfaces::{Footing, Stance, Trouble};
 use super::plan::{Bind, Uplink};
 use super::transport;
+use crate::admission::jws;
 use crate::control::{self, Close, Hello, ToEdge, ToVenue, Welcome};
 use crate::proof::{Claim, Side};
 
@@ -193,7 +194,9 @@ impl From<quinn::ConnectionError> for DialError {
                 let words = shown(&String::from_utf8_lossy(&close.reason));
                 match close.error_code {
                     code if code == Close::Versions.into() => Self::Version { theirs: versions(&words) },
-                    code if code == Close::TakenOver.into() => Self::Refused(words),
+                    code if code == Close::TakenOver.into() || code == Close::Expired.into() => {
+                        Self::Refused(words)
+                    }
                     _ => Self::Closed(words),
                 }
             }
@@ -259,6 +262,10 @@ pub(crate) async fn dial(
     let claim = Claim::on(&connection, &session, hello.path, &broadcast)
         .ok_or_else(|| DialError::Tls("no exporter".into()))?;
     hello.proof = edge.token.as_ref().map(|token| claim.prove(Side::Venue, token));
+    // A ticket has to be told: the edge has only the keys that it was signed with. Whom it is told to is known by the
+    // certificate, as in a browser.
+    hello.ticket = edge.token.clone().filter(|token| jws::has_form(token));
+    let has_ticket = hello.ticket.is_some();
     let (mut send, mut recv) = connection.open_bi().await?;
     control::send(&mut send, &ToEdge::Hello(hello)).await?;
     match control::recv::<ToVenue>(&mut recv, control::MAX_MESSAGE).await? {
@@ -266,7 +273,7 @@ pub(crate) async fn dial(
         ToVenue::Welcome(welcome) => {
             let proof = welcome.proof.as_deref().unwrap_or("");
             let known = |token: &String| claim.verify(Side::Edge, token, proof);
-            if edge.token.as_ref().is_none_or(known) {
+            if has_ticket || edge.token.as_ref().is_none_or(known) {
                 Ok(Dialled { endpoint, connection, remote, send, recv, welcome })
             } else {
                 Err(DialError::Impostor)

@@ -192,6 +192,7 @@ impl Venue {
                 path: 0,
                 uplink: String::new(),
                 proof: None,
+                ticket: None,
                 catalog,
                 deadline_ms: settings.deadline.as_millis() as u32,
                 backfill: archive.is_some(),

@@ -36,6 +36,7 @@ pub fn edge_settings(dir: &Dir, token: Option<&str>) -> edge::Settings {
         player: None,
         keep: None,
         token: token.map(str::to_owned),
+        admission: relay::admission::Settings::default(),
     }
 }
 

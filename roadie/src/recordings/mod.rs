@@ -15,7 +15,7 @@ mod repair;
 mod scan;
 mod shows;
 mod sync;
-mod times;
+pub(crate) mod times;
 mod verify;
 
 use std::path::PathBuf;

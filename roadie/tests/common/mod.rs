@@ -79,7 +79,12 @@ pub struct Edge {
 impl Edge {
     /// Port 0 takes a free one.
     pub async fn start(dir: &Dir, quic_port: u16, http_port: u16) -> Self {
-        Self::spawn(dir, quic_port, http_port, Some(player_dir()), None).await
+        Self::spawn(dir, quic_port, http_port, Some(player_dir()), None, &[]).await
+    }
+
+    /// With more flags.
+    pub async fn with(dir: &Dir, flags: &[&str]) -> Self {
+        Self::spawn(dir, 0, 0, Some(player_dir()), None, flags).await
     }
 
     /// With a page that is not ours.
@@ -89,7 +94,7 @@ impl Edge {
 
     /// Without a page, and with a copy of each show in a folder.
     pub async fn keeping(dir: &Dir, keep: &Path) -> Self {
-        Self::spawn(dir, 0, 0, None, Some(keep.to_owned())).await
+        Self::spawn(dir, 0, 0, None, Some(keep.to_owned()), &[]).await
     }
 
     async fn spawn(
@@ -98,6 +103,7 @@ impl Edge {
         http_port: u16,
         player: Option<PathBuf>,
         keep: Option<PathBuf>,
+        flags: &[&str],
     ) -> Self {
         let state = dir.join("relay");
         let folders = [("--state", Some(&state)), ("--player", player.as_ref()), ("--keep", keep.as_ref())];
@@ -106,6 +112,7 @@ impl Edge {
         let mut child = Command::new(relay_program())
             .args(["--listen", &format!("[::]:{quic_port}"), "--http", &format!("[::]:{http_port}")])
             .args(given.flatten())
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -135,7 +142,7 @@ impl Edge {
     /// The same ports and certificate again.
     pub async fn restart(&mut self, dir: &Dir) {
         let player = self.keep.is_none().then(player_dir);
-        *self = Self::spawn(dir, self.quic_port, self.http_port, player, self.keep.clone()).await;
+        *self = Self::spawn(dir, self.quic_port, self.http_port, player, self.keep.clone(), &[]).await;
     }
 
     pub fn api(&self) -> EdgeApi {

@@ -166,7 +166,16 @@ pub(crate) async fn start_edge() -> anyhow::Result<Edge> {
 
 fn edge_settings(state: PathBuf) -> edge::Settings {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    edge::Settings { listen: any, http: any, certificate: None, state, player: None, keep: None, token: None }
+    edge::Settings {
+        listen: any,
+        http: any,
+        certificate: None,
+        state,
+        player: None,
+        keep: None,
+        token: None,
+        admission: Default::default(),
+    }
 }
 
 /// What stands between the made-up encoder and the venue.

@@ -63,17 +63,17 @@ fn admit(
     broadcast: &str,
     headers: &HeaderMap,
     query: &str,
-) -> Result<Admitted, Response> {
-    if admission.look(None).is_ok_and(|pass| pass.may_subscribe(broadcast)) {
-        return Ok(Admitted::Anybody);
-    }
+) -> Result<Admitted, Refusal> {
     let ticket = ticket_of(headers, Some(query));
-    let pass = admission.look(ticket.as_deref()).map_err(IntoResponse::into_response)?;
+    // One that is not good is refused even where none is needed, as at the other doors.
+    let pass = admission.look(ticket.as_deref())?;
     if !pass.may_subscribe(broadcast) {
-        let refusal = if ticket.is_some() { Refusal::NotForThis } else { Refusal::Missing };
-        return Err(refusal.into_response());
+        return Err(if ticket.is_some() { Refusal::NotForThis } else { Refusal::Missing });
     }
-    Ok(Admitted::Ticket { in_address: ticket_in(query) })
+    match admission.look(None).is_ok_and(|pass| pass.may_subscribe(broadcast)) {
+        true => Ok(Admitted::Anybody),
+        false => Ok(Admitted::Ticket { in_address: ticket_in(query) }),
+    }
 }
 
 /// By what right.
@@ -131,7 +131,7 @@ async fn serve(doors: &Doors, path: &str, query: &str, headers: &HeaderMap) -> R
     let no_file =
         || refusal(StatusCode::NOT_FOUND, "no such file: a show's playlist is /hls/BROADCAST/index.m3u8");
     let (broadcast, name) = path.rsplit_once('/').ok_or_else(no_file)?;
-    let admitted = admit(admission, broadcast, headers, query)?;
+    let admitted = admit(admission, broadcast, headers, query).map_err(IntoResponse::into_response)?;
     let file = File::parse(name).ok_or_else(no_file)?;
     let reload = match file {
         File::Playlist { .. } => {
@@ -142,7 +142,7 @@ async fn serve(doors: &Doors, path: &str, query: &str, headers: &HeaderMap) -> R
     let stage = hls
         .get(broadcast)
         .ok_or_else(|| refusal(StatusCode::NOT_FOUND, format!("no broadcast {broadcast:?} is on the air")))?;
-    let answer = match look(&stage, file, reload)? {
+    let answer = match stage.answer(file, reload).map_err(unacceptable)? {
         Answer::Wait => wait(hls, &stage, file, reload).await?,
         answer => answer,
     };
@@ -182,8 +182,9 @@ const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 // Six times and half of it: the headers above are written out.
 const _: () = assert!(TARGET.as_secs() == 4);
 
-fn look(stage: &Stage, file: File, reload: Reload) -> Result<Answer, Response> {
-    stage.answer(file, reload).map_err(|why| refusal(StatusCode::NOT_ACCEPTABLE, why))
+/// The show is of a kind that HLS cannot carry.
+fn unacceptable(why: impl std::fmt::Display) -> Response {
+    refusal(StatusCode::NOT_ACCEPTABLE, why)
 }
 
 /// Until there is an answer, or patience is at its end.
@@ -197,7 +198,7 @@ async fn wait(hls: &Hls, stage: &Stage, file: File, reload: Reload) -> Result<An
     loop {
         // Seen before it is looked, so that nothing comes between.
         news.borrow_and_update();
-        match look(stage, file, reload)? {
+        match stage.answer(file, reload).map_err(unacceptable)? {
             Answer::Wait => {}
             answer => return Ok(answer),
         }

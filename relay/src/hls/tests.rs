@@ -316,5 +316,7 @@ async fn nobody_without_a_ticket_gets_media_and_one_in_the_address_leads_through
     // What is public needs none, and may be cached.
     let public = get(addr, "open/track0.m3u8").await;
     assert!(public.starts_with("HTTP/1.0 200 ") && public.contains("public, max-age=1\r\n"), "{public}");
+    let rubbish = get(addr, "open/track0.m3u8?jwt=rubbish").await;
+    assert!(rubbish.starts_with("HTTP/1.0 401 "), "{rubbish}");
     let _ = std::fs::remove_dir_all(dir);
 }

@@ -89,7 +89,7 @@ impl Edge {
 
     /// With a page that is not ours.
     pub async fn with_page(dir: &Dir, page: PathBuf) -> Self {
-        Self::spawn(dir, 0, 0, Some(page), None).await
+        Self::spawn(dir, 0, 0, Some(page), None, &[]).await
     }
 
     /// Without a page, and with a copy of each show in a folder.

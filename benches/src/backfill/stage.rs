@@ -48,6 +48,7 @@ impl Stage {
             player: None,
             keep: Some(keep.to_owned()),
             token: None,
+            admission: Default::default(),
         };
         let edge = Edge::new(settings).await?;
         let quic = edge.quic_addr().context("the edge has no UDP port")?;
@@ -93,6 +94,7 @@ impl Stage {
             edge: self.edge.clone(),
             broadcast: broadcast.into(),
             token: None,
+            admission: Default::default(),
             uplinks: self.uplinks.iter().enumerate().map(uplink).collect::<Vec<_>>().into(),
             deadline,
         }

@@ -94,7 +94,6 @@ impl Stage {
             edge: self.edge.clone(),
             broadcast: broadcast.into(),
             token: None,
-            admission: Default::default(),
             uplinks: self.uplinks.iter().enumerate().map(uplink).collect::<Vec<_>>().into(),
             deadline,
         }

@@ -131,7 +131,8 @@ async fn serve(doors: &Doors, path: &str, query: &str, headers: &HeaderMap) -> R
     let no_file =
         || refusal(StatusCode::NOT_FOUND, "no such file: a show's playlist is /hls/BROADCAST/index.m3u8");
     let (broadcast, name) = path.rsplit_once('/').ok_or_else(no_file)?;
-    let admitted = admit(admission, broadcast, headers, query).map_err(IntoResponse::into_response)?;
+    let admit = || admit(admission, broadcast, headers, query);
+    let admitted = admit().map_err(IntoResponse::into_response)?;
     let file = File::parse(name).ok_or_else(no_file)?;
     let reload = match file {
         File::Playlist { .. } => {
@@ -143,7 +144,12 @@ async fn serve(doors: &Doors, path: &str, query: &str, headers: &HeaderMap) -> R
         .get(broadcast)
         .ok_or_else(|| refusal(StatusCode::NOT_FOUND, format!("no broadcast {broadcast:?} is on the air")))?;
     let answer = match stage.answer(file, reload).map_err(unacceptable)? {
-        Answer::Wait => wait(hls, &stage, file, reload).await?,
+        Answer::Wait => {
+            let answer = wait(hls, &stage, file, reload).await?;
+            // The ticket may have ended meanwhile.
+            admit().map_err(IntoResponse::into_response)?;
+            answer
+        }
         answer => answer,
     };
     match answer {

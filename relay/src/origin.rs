@@ -1,5 +1,5 @@
 //! The origin: broadcasts as moq-net keeps and fans them out. Everything that knows moq-net's model
-//! is in this file and in `fanout.rs`.
+//! is in this file and in `fanout/`.
 
 use std::time::{Duration, Instant};
 

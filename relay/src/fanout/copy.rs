@@ -1,5 +1,6 @@
 //! Tracks that came in over MoQ: each is read once, whatever the number of its viewers, and forwarded like our own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ async fn read(
     let wish = track::Subscription::default().with_max_age(MAX_AGE);
     let mut track = broadcast.track(track)?.subscribe(wish).await?;
     writer.set_priority(track.info().priority);
-    let mut groups = JoinSet::new();
+    let (mut groups, mut following) = (JoinSet::new(), VecDeque::new());
     let mut look = tokio::time::interval(LINGER);
     look.reset();
     let mut nobody = false;
@@ -52,11 +53,13 @@ async fn read(
             group = track.recv_group() => match group? {
                 Some(group) => {
                     writer.begin(0, group.sequence);
-                    while groups.len() >= GROUPS {
-                        // What is older is not held any more.
-                        groups.join_next().await;
+                    following.push_back(groups.spawn(follow(writer.clone(), group)));
+                    // What is older is not held any more.
+                    if following.len() > GROUPS
+                        && let Some(oldest) = following.pop_front()
+                    {
+                        oldest.abort();
                     }
-                    groups.spawn(follow(writer.clone(), group));
                 }
                 None => break,
             },

@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::varint;
 
 /// The type of a bidirectional stream that begins a subscription.
-pub(super) const STREAM_SUBSCRIBE: u64 = 2;
+const STREAM_SUBSCRIBE: u64 = 2;
 
 /// The type of a unidirectional stream that carries a group.
 const STREAM_GROUP: u64 = 0;

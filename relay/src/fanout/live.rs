@@ -15,6 +15,11 @@ use super::pump::{self, Join};
 /// are a little late.
 pub(super) const GROUPS: usize = 2;
 
+/// What is held of one group: moq-net takes no more either. Groups are a second or two long; one that goes on and on ends
+/// here for viewers, and they wait for the next.
+const MAX_GROUP_FRAMES: usize = 8192;
+const MAX_GROUP_BYTES: usize = 32 * 1024 * 1024;
+
 /// A frame of a group: its time as the difference to the one before it, its length, and what is in it.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
@@ -59,6 +64,21 @@ pub(super) struct Group {
     pub ended: bool,
     /// Of the last frame, in the units of the track.
     time: u64,
+    bytes: usize,
+}
+
+impl Group {
+    fn new(sequence: u64) -> Self {
+        Self { sequence, frames: Vec::new(), ended: false, time: 0, bytes: 0 }
+    }
+
+    fn push(&mut self, frame: Frame) {
+        self.bytes += frame.bytes.len();
+        self.ended |= self.frames.len() >= MAX_GROUP_FRAMES || self.bytes > MAX_GROUP_BYTES;
+        if !self.ended {
+            self.frames.push(frame);
+        }
+    }
 }
 
 /// One track.
@@ -208,7 +228,7 @@ impl Writer {
         let mut groups = track.groups();
         let at = groups.partition_point(|group| group.sequence < sequence);
         if groups.get(at).is_none_or(|group| group.sequence != sequence) {
-            groups.insert(at, Group { sequence, frames: Vec::new(), ended: false, time: 0 });
+            groups.insert(at, Group::new(sequence));
         }
         while groups.len() > GROUPS {
             groups.pop_front();
@@ -223,7 +243,7 @@ impl Writer {
             group.time = time;
             let frame = Frame::new(delta, payload);
             written = Some(frame.payload());
-            group.frames.push(frame);
+            group.push(frame);
         });
         written.unwrap_or_else(|| payload.concat().into())
     }
@@ -374,6 +394,17 @@ mod tests {
         let held: Vec<_> =
             live.tracks[0].groups().iter().map(|group| (group.sequence, group.ended)).collect();
         assert_eq!(held, [(4, true), (5, false)]);
+    }
+
+    #[test]
+    fn a_group_without_end_ends() {
+        let mut group = Group::new(1);
+        (0..MAX_GROUP_FRAMES + 9).for_each(|_| group.push(Frame::new(1, [b"x", b""])));
+        assert_eq!((group.frames.len(), group.ended), (MAX_GROUP_FRAMES, true));
+        let mut group = Group::new(2);
+        let large = vec![0; MAX_GROUP_BYTES / 3];
+        (0..5).for_each(|_| group.push(Frame::new(1, [&large, b""])));
+        assert_eq!((group.frames.len(), group.ended), (2, true));
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use moq_net::StreamError;
 use web_transport_quinn::{SendStream, Session, WriteError};
 use web_transport_trait::poll::Session as _;
 
@@ -37,12 +38,6 @@ const LEAST_AGE: Duration = Duration::from_millis(500);
 
 /// When a broadcast has ended, its viewers have this long to take what was left of it.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The codes of moq-net for a group that nobody wants any more, for one that is too old, and for a track that is not
-/// there.
-const CANCELLED: u32 = 0;
-const OLD: u32 = 0x34;
-const NOT_FOUND: u32 = 0x33;
 
 /// What one subscriber wants now.
 #[derive(Debug)]
@@ -257,7 +252,7 @@ impl Subscription {
     fn serve(&mut self, groups: &VecDeque<Group>, now: Instant, ended: bool) -> Result<bool, Over> {
         if self.join.wishes.gone.load(Acquire) {
             if let Some(mut open) = self.open.take() {
-                let _ = open.stream.reset(CANCELLED);
+                let _ = open.stream.reset(StreamError::Cancel.to_code());
             }
             return Err(Over);
         }
@@ -274,7 +269,7 @@ impl Subscription {
             };
             let Some(group) = groups.iter().find(|group| group.sequence == open.sequence) else {
                 // Too slow by a whole group.
-                let _ = open.stream.reset(OLD);
+                let _ = open.stream.reset(StreamError::Old.to_code());
                 self.open = None;
                 self.newest = true;
                 continue;
@@ -308,7 +303,7 @@ impl Subscription {
                 if self.sent.len() >= MAX_SENT
                     && let Some(mut oldest) = self.sent.pop_front()
                 {
-                    let _ = oldest.stream.reset(OLD);
+                    let _ = oldest.stream.reset(StreamError::Old.to_code());
                 }
                 self.sent.push_back(Sent { stream: open.stream, since: None });
             }
@@ -358,7 +353,7 @@ impl Subscription {
             let keep = now.duration_since(since) < patience;
             if !keep {
                 // Nothing happens where all has arrived.
-                let _ = sent.stream.reset(OLD);
+                let _ = sent.stream.reset(StreamError::Old.to_code());
             }
             keep
         });
@@ -383,7 +378,7 @@ impl Subscription {
 
     /// There is no such track.
     fn refuse(&mut self) -> Result<bool, Over> {
-        let _ = self.join.answers.reset(NOT_FOUND);
+        let _ = self.join.answers.reset(StreamError::NotFound.to_code());
         Err(Over)
     }
 

@@ -10,11 +10,11 @@ use moq_net::origin;
 use web_transport_quinn::{self as web_transport, ReadError, RecvStream, SendStream, SessionError};
 use web_transport_trait::{Stats, poll};
 
-use super::lite::{STREAM_SUBSCRIBE, Subscribe, Version, Wish};
+use super::lite::{Subscribe, Version, Wish};
 use super::live::{Live, Lives};
 use super::pump::{Join, Wishes};
 
-/// Read at once from a stream of control messages, and the most that is held of one that is not complete.
+/// Read at once from a stream of control messages. A message that is longer is malformed (`lite.rs`).
 const READ: usize = 8 * 1024;
 
 /// What a viewer may see, once that is known; nothing before.
@@ -54,52 +54,39 @@ impl Session {
         Self { inner, version, lives, scope, number, begun: Vec::new() }
     }
 
-    /// Reads on in the beginning of a stream. Ready with `None`: it is ours, and served.
-    fn poll_begun(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Option<(SendStream, Receive)>> {
-        loop {
-            let Some(begun) = self.begun.get_mut(at) else { return Poll::Ready(None) };
-            let chunk = poll::RecvStream::poll_read_chunk(&mut begun.receive, cx, READ);
-            let more = match chunk {
-                Poll::Ready(Ok(Some(chunk))) => {
-                    begun.read.extend_from_slice(&chunk);
-                    true
-                }
-                // moq-net sees the same when it reads on.
-                Poll::Ready(_) => false,
-                Poll::Pending => return Poll::Pending,
-            };
-            let input = &mut &begun.read[..];
-            let subscribe = match self.version {
-                Some(version) if more && input.first() == Some(&(STREAM_SUBSCRIBE as u8)) => {
-                    Subscribe::take(input, version).map(|subscribe| subscribe.map(|s| (s, version)))
-                }
-                _ => Ok(None),
-            };
-            let rest = input.len();
-            match subscribe {
-                // A part of a subscription.
-                Ok(None)
-                    if more
-                        && begun.read.first() == Some(&(STREAM_SUBSCRIBE as u8))
-                        && self.version.is_some() => {}
-                Ok(Some((subscribe, version))) => {
-                    let Some((live, track)) = self.find(&subscribe) else {
-                        return Poll::Ready(self.pass_on(at));
-                    };
-                    let begun = self.begun.swap_remove(at);
-                    self.serve(begun, rest, &subscribe, version, &live, track);
-                    return Poll::Ready(None);
-                }
-                // What is malformed is refused by moq-net, too.
-                _ => return Poll::Ready(self.pass_on(at)),
+    /// Reads on in the beginning of a stream, until it is known whose it is. Ready with `None`: ours, and it is served.
+    fn poll_begun(
+        &mut self,
+        at: usize,
+        version: Version,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(SendStream, Receive)>> {
+        let Some(begun) = self.begun.get_mut(at) else { return Poll::Ready(None) };
+        // What ends early, is malformed or no SUBSCRIBE at all is moq-net's to judge.
+        let subscribe = loop {
+            let mut rest = &begun.read[..];
+            match Subscribe::take(&mut rest, version) {
+                Ok(Some(subscribe)) => break Some((subscribe, begun.read.len() - rest.len())),
+                Ok(None) => {}
+                Err(_) => break None,
             }
-        }
-    }
-
-    /// Leaves a stream to moq-net.
-    fn pass_on(&mut self, at: usize) -> Option<(SendStream, Receive)> {
-        let Beginning { send, receive, read } = self.begun.swap_remove(at);
-        Some((send, Receive { read: read.freeze(), inner: receive }))
+            match ready!(poll::RecvStream::poll_read_chunk(&mut begun.receive, cx, READ)) {
+                Ok(Some(chunk)) => begun.read.extend_from_slice(&chunk),
+                _ => break None,
+            }
+        };
+        let ours = subscribe.and_then(|(subscribe, length)| {
+            let (live, track) = self.find(&subscribe)?;
+            Some((subscribe, length, live, track))
+        });
+        let mut begun = self.begun.swap_remove(at);
+        let Some((subscribe, length, live, track)) = ours else {
+            let Beginning { send, receive, read } = begun;
+            return Poll::Ready(Some((send, Receive { read: read.freeze(), inner: receive })));
+        };
+        begun.read.advance(length);
+        self.serve(begun, &subscribe, version, &live, track);
+        Poll::Ready(None)
     }
 
     /// What we forward for a subscription. moq-net serves all that asks for more than what is live: for groups that are
@@ -122,15 +109,13 @@ impl Session {
     fn serve(
         &self,
         begun: Beginning,
-        rest: usize,
         subscribe: &Subscribe,
         version: Version,
         live: &Arc<Live>,
         track: usize,
     ) {
         let wishes = Arc::new(Wishes::new(&subscribe.wish));
-        let Beginning { send, receive, mut read } = begun;
-        read.advance(read.len() - rest);
+        let Beginning { send, receive, read } = begun;
         let join = Join {
             viewer: self.number,
             session: self.inner.clone(),
@@ -167,8 +152,8 @@ async fn listen(
                 live.look(viewer);
                 continue;
             }
-            Ok(None) if read.len() <= READ => {}
-            _ => break,
+            Ok(None) => {}
+            Err(_) => break,
         }
         match poll_fn(|cx| poll::RecvStream::poll_read_chunk(&mut receive, cx, READ)).await {
             Ok(Some(chunk)) => read.extend_from_slice(&chunk),
@@ -190,6 +175,10 @@ impl poll::Session for Session {
     }
 
     fn poll_accept_bi(&mut self, cx: &mut Context<'_>) -> Poll<Result<(SendStream, Receive), SessionError>> {
+        let Some(version) = self.version else {
+            let (send, inner) = ready!(poll::Session::poll_accept_bi(&mut self.inner, cx))?;
+            return Poll::Ready(Ok((send, Receive { read: Bytes::new(), inner })));
+        };
         // QUIC bounds how many there can be.
         while let Poll::Ready(accepted) = poll::Session::poll_accept_bi(&mut self.inner, cx) {
             let (send, receive) = accepted?;
@@ -197,7 +186,7 @@ impl poll::Session for Session {
         }
         let mut at = 0;
         while at < self.begun.len() {
-            match self.poll_begun(at, cx) {
+            match self.poll_begun(at, version, cx) {
                 Poll::Ready(Some(theirs)) => return Poll::Ready(Ok(theirs)),
                 // Another one is in its place.
                 Poll::Ready(None) => {}

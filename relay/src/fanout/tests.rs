@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use media::catalog::Catalog;
 use media::{AudioConfig, Frame, FrameId, Time, Track, TrackConfig, TrackId, VideoConfig, container};
-use moq_net::{broadcast, group, origin, track};
+use moq_net::{StreamError, broadcast, group, origin, track};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use tokio::sync::Semaphore;
 
+use super::lite::Version;
 use super::{Viewers, serve_quic};
 use crate::admission::{self, Admission};
 use crate::edge::HalfOpen;
@@ -96,8 +97,8 @@ impl Relay {
         self.origin.lives().viewers()
     }
 
-    /// A viewer of this version. `window`: bytes of a stream that it takes before they are read.
-    async fn view(&self, version: &str, window: Option<u32>) -> Viewer {
+    /// A connection in this version, with windows of so many bytes.
+    async fn connect(&self, version: &str, window: Option<u32>) -> (quinn::Endpoint, quinn::Connection) {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -110,13 +111,19 @@ impl Relay {
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
         if let Some(window) = window {
             let mut transport = quinn::TransportConfig::default();
-            transport.stream_receive_window(window.into());
+            transport.stream_receive_window(window.into()).receive_window(window.into());
             config.transport_config(Arc::new(transport));
         }
         let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         endpoint.set_default_client_config(config);
-        let connection =
-            soon("a connection", endpoint.connect(self.addr, "localhost").unwrap()).await.unwrap();
+        let connecting = endpoint.connect(self.addr, "localhost").unwrap();
+        let connection = soon("a connection", connecting).await.unwrap();
+        (endpoint, connection)
+    }
+
+    /// A viewer of this version.
+    async fn view(&self, version: &str) -> Viewer {
+        let (endpoint, connection) = self.connect(version, None).await;
         let (producer, driver) = origin::Producer::new(origin::Config::default());
         tokio::spawn(moq_net::time::run(driver));
         let client = moq_net::Client::new().with_subscriber(producer.clone());
@@ -182,7 +189,7 @@ async fn viewers_of_all_versions_see_the_same_and_ours_are_forwarded() {
     write_group(&mut show, AUDIO, 9, 2);
     let mut viewers = Vec::new();
     for version in LITE.into_iter().chain(["moqt-17"]) {
-        let viewer = relay.view(version, None).await;
+        let viewer = relay.view(version).await;
         let video = viewer.subscribe("video/720p").await.unwrap();
         let audio = viewer.subscribe("audio").await.unwrap();
         viewers.push((version, viewer, video, audio));
@@ -222,33 +229,70 @@ async fn viewers_of_all_versions_see_the_same_and_ours_are_forwarded() {
     until("nobody", || relay.forwarded() == 0).await;
 }
 
+/// A group as it goes onto the wire to subscription 7 of moq-lite-04.
+fn stream_of(group: u64, frames: u32) -> Vec<u8> {
+    let mut out = super::lite::group(Version::Lite04, 7, group).to_vec();
+    for n in 0..frames {
+        let Frame { capture_time, data, .. } = frame(VIDEO, group, n);
+        let contained = container::encode(capture_time, &data);
+        media::varint::put(contained.len() as u64, &mut out);
+        out.extend(contained);
+    }
+    out
+}
+
 #[tokio::test]
 async fn who_takes_nothing_holds_up_nobody_and_goes_on_with_what_is_new() {
     const GROUPS: u64 = 30;
+    const FRAMES: u32 = 60;
     let relay = Relay::start();
     let mut show = relay.publish();
-    write_group(&mut show, VIDEO, 0, 1);
-    let slow = relay.view("moq-lite-06", Some(8_000)).await;
-    let quick = relay.view("moq-lite-06", None).await;
+    write_group(&mut show, VIDEO, 0, FRAMES);
+    // moq-net's viewers read all that comes; this one has no reader at all, and room for a part of a group.
+    let (_endpoint, connection) = relay.connect("moq-lite-04", Some(20_000)).await;
+    let slow = web_transport_quinn::Session::raw(connection);
+    let (mut ask, _answers) = slow.open_bi().await.unwrap();
+    ask.write_all(b"\x02\x16\x07\x04demo\x0avideo/720p\x00\x00\x00\x00\x00").await.unwrap();
+    let quick = relay.view("moq-lite-06").await;
     let mut watched = quick.subscribe("video/720p").await.unwrap();
-    let mut slowly = slow.subscribe("video/720p").await.unwrap();
-    let mut group = next_group(&mut watched).await;
-    let stuck = next_group(&mut slowly).await;
-    expect_frames(&mut group, VIDEO, 0..1).await;
+    expect_frames(&mut next_group(&mut watched).await, VIDEO, 0..FRAMES).await;
     until("both", || relay.forwarded() == 2).await;
     for number in 1..GROUPS {
-        write_group(&mut show, VIDEO, number, 60);
+        write_group(&mut show, VIDEO, number, FRAMES);
         let mut group = next_group(&mut watched).await;
         assert_eq!(group.sequence, number, "none is left out");
-        expect_frames(&mut group, VIDEO, 0..60).await;
+        expect_frames(&mut group, VIDEO, 0..FRAMES).await;
     }
-    drop(stuck);
-    // Some of them it has; but it comes to the newest without a need to read all that it missed.
-    let mut seen = Vec::new();
-    while seen.last() != Some(&(GROUPS - 1)) {
-        seen.push(next_group(&mut slowly).await.sequence);
+    // So that it has an end.
+    show.lost(VIDEO, GROUPS - 1);
+    // Now it reads. What it was too slow for has been given up; the newest group is whole.
+    let newest = stream_of(GROUPS - 1, FRAMES);
+    let (mut whole, mut given_up) = (0, 0);
+    let mut streams = tokio::task::JoinSet::new();
+    loop {
+        // All at once: they share the connection's window.
+        let ended = tokio::select! {
+            stream = soon("a stream", slow.accept_uni()) => {
+                let (mut stream, most) = (stream.unwrap(), newest.len() * 2);
+                streams.spawn(async move { stream.read_to_end(most).await });
+                continue;
+            }
+            Some(ended) = streams.join_next() => ended.unwrap(),
+        };
+        match ended {
+            Ok(group) if group == newest => break,
+            Ok(group) => {
+                assert!((0..GROUPS).any(|number| group == stream_of(number, FRAMES)), "no group");
+                whole += 1;
+            }
+            Err(error) => {
+                let old = format!("Reset({})", StreamError::Old.to_code());
+                assert!(format!("{error:?}").contains(&old), "{error:?}");
+                given_up += 1;
+            }
+        }
     }
-    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{seen:?}");
+    assert!(given_up >= 1 && whole <= 3, "{whole} whole groups and {given_up} given up before the newest");
 }
 
 #[tokio::test]
@@ -256,7 +300,7 @@ async fn who_leaves_is_forgotten_and_who_asks_for_what_is_not_there_is_told() {
     let relay = Relay::start();
     let mut show = relay.publish();
     write_group(&mut show, VIDEO, 1, 1);
-    let viewer = relay.view("moq-lite-06", None).await;
+    let viewer = relay.view("moq-lite-06").await;
     for _ in 0..3 {
         let mut video = viewer.subscribe("video/720p").await.unwrap();
         assert_eq!(next_group(&mut video).await.sequence, 1);
@@ -282,7 +326,7 @@ async fn what_came_in_over_moq_is_read_once_and_forwarded_to_all() {
     theirs.announce(origin::Route::default()).unwrap();
     let mut group = track.create_group(group::Info { sequence: 3 }).unwrap();
     group.write_frame(moq_net::Timestamp::from_millis(500).unwrap(), Bytes::from_static(b"one")).unwrap();
-    let (first, second) = (relay.view("moq-lite-06", None).await, relay.view("moq-lite-04", None).await);
+    let (first, second) = (relay.view("moq-lite-06").await, relay.view("moq-lite-04").await);
     let (mut a, mut b) = (first.subscribe("cam").await.unwrap(), second.subscribe("cam").await.unwrap());
     let (mut in_a, mut in_b) = (next_group(&mut a).await, next_group(&mut b).await);
     until("both", || relay.forwarded() == 2).await;
@@ -294,9 +338,23 @@ async fn what_came_in_over_moq_is_read_once_and_forwarded_to_all() {
             assert!(!timed || frame.timestamp.value() == millis, "{:?}", frame.timestamp);
         }
     }
+    // Groups that never end hold up no newer one.
+    let mut stuck = Vec::new();
+    for sequence in 4..12 {
+        let mut group = track.create_group(group::Info { sequence }).unwrap();
+        let time = moq_net::Timestamp::from_millis(1_000 * sequence).unwrap();
+        group.write_frame(time, Bytes::from_static(b"on")).unwrap();
+        stuck.push(group);
+    }
+    let mut newest = next_group(&mut a).await;
+    while newest.sequence < 11 {
+        newest = next_group(&mut a).await;
+    }
+    assert_eq!(soon("a frame", newest.read_frame()).await.unwrap().expect("not the end").payload, b"on"[..]);
     assert!(first.subscribe("no such track").await.is_err());
     group.finish().unwrap();
-    drop((track, theirs));
-    assert!(soon("the end", in_a.read_frame()).await.unwrap().is_none());
+    drop((stuck, track, theirs));
+    // Too old by now: given up, or ended.
+    assert!(!matches!(soon("the end", in_a.read_frame()).await, Ok(Some(_))));
     assert!(!matches!(soon("the end", a.recv_group()).await, Ok(Some(_))));
 }

@@ -22,7 +22,8 @@ function showState(state, message) {
   $("message").textContent = message;
   if (state !== "playing") {
     $("live").dataset.live = "false";
-    $("latency").textContent = state === "reconnecting" ? "Connection lost" : "Not live yet";
+    const words = { reconnecting: "Connection lost", refused: "Not playing", unsupported: "Not playing" };
+    $("latency").textContent = words[state] ?? "Not live yet";
   }
 }
 

@@ -117,7 +117,8 @@ async function look() {
   const response = await fetch("/api/status", { cache: "no-store", headers });
   if (!response.ok) {
     const refusal = await response.json().catch(() => null);
-    throw new Error(refusal?.message ?? `it answers ${response.status}`);
+    const ticketed = response.status === 401 ? ": open this page as /?jwt=TICKET" : "";
+    throw new Error((refusal?.message ?? `it answers ${response.status}`) + ticketed);
   }
   const status = await response.json();
   const at = performance.now();
@@ -146,7 +147,8 @@ async function run() {
   } catch (error) {
     const relay = $("relay");
     relay.className = "bad";
-    relay.textContent = `The relay tells nothing (${error.message}); what stands below is old.`;
+    const old = shows.size > 0 ? " What stands below is old." : "";
+    relay.textContent = `The relay tells nothing: ${error.message}.${old}`;
   }
   setTimeout(run, INTERVAL_MS);
 }

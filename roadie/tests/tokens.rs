@@ -81,6 +81,8 @@ fn wrong_words_of_tokens_are_named() {
         ("key --out a --algorithm RS256", &["RS256", "EdDSA"]),
         ("sign --expires 2h", &["--subscribe", "--publish"]),
         ("sign --subscribe a//b --expires 2h", &["--subscribe", "a//b", "tour/**"]),
+        ("sign --subscribe ../x --expires 2h", &["--subscribe", "../x", "tour/london"]),
+        ("sign --publish hls/* --expires 2h", &["--publish", "keeps for itself"]),
         ("sign --subscribe a --expires soon", &["--expires", "soon", "2h"]),
         ("sign --subscribe a --expires 0s", &["0s", "one second"]),
         ("sign --subscribe a --expires 400d", &["400d", "366 days"]),

@@ -10,6 +10,7 @@ use relay::admission::claims::{Claims, Grant, pattern};
 use relay::admission::jws::MAX_TICKET;
 use relay::admission::sign::SigningKey;
 use relay::admission::wall;
+use relay::control;
 
 /// A ticket for longer is a mistake in the unit, or a key that ought to be changed in between.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -56,8 +57,16 @@ pub(super) fn run(raw: &Raw) -> anyhow::Result<()> {
 }
 
 fn ticket(raw: &Raw) -> anyhow::Result<String> {
+    let read = |path: &String| -> anyhow::Result<_> {
+        let pattern = pattern(path)?;
+        // A ticket for a name that no show can have would open nothing, and nobody would know why.
+        let any = |part| if str::contains(part, '*') { "any" } else { part };
+        let example: Vec<_> = path.trim_matches('/').split('/').map(any).collect();
+        control::check_name(&example.join("/")).map_err(anyhow::Error::msg)?;
+        Ok(pattern)
+    };
     let patterns = |paths: &[String], flag: &'static str| -> anyhow::Result<_> {
-        paths.iter().map(|path| pattern(path).context(flag)).collect()
+        paths.iter().map(|path| read(path).context(flag)).collect()
     };
     let grant = Grant {
         publish: patterns(&raw.publish, "--publish")?,

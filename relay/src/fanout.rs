@@ -182,11 +182,13 @@ async fn serve(
     let (moq, driver) = handshake.with_publisher(&source).ok().await?;
     let _seat = Seat::take(&viewers);
     tracing::debug!(version = %moq.version(), "viewer");
+    let mut driver = std::pin::pin!(moq_net::time::run(driver));
     tokio::select! {
-        ended = moq_net::time::run(driver) => tracing::debug!(%ended, "viewer left"),
+        ended = &mut driver => tracing::debug!(%ended, "viewer left"),
         () = pass.expired() => {
             session.close(admission::CLOSE_UNAUTHORIZED, Refusal::Expired.to_string().as_bytes());
-            // The word is on its way; nothing else is, for the session's driver is gone.
+            // The driver stands still, and ends its streams only when the word has arrived: of streams that are reset
+            // right before the session is closed, Chromium 156 crashes its tab.
             let _ = tokio::time::timeout(REFUSED, session.closed()).await;
         }
     }

@@ -7,7 +7,9 @@
 //!
 //! - A segment begins with the first group of its slot of [`SLOT`] on that timeline: renditions whose groups begin
 //!   together have their segments together, whatever was lost of one of them. A group that does not end is cut.
-//! - A hole of more than [`HOLE`] is a segment with `EXT-X-GAP`; in a shorter one the last picture is shown on.
+//! - A hole of more than [`HOLE`] is a segment with `EXT-X-GAP`; in a shorter one the last picture is shown on. The
+//!   segment behind a gap lasts at least a slot: hls.js fetches no more than one of each rendition before it jumps over
+//!   a gap, and it jumps only where they overlap, though sound is back sooner than the picture.
 //! - Where the parameter sets of a video track change, all renditions have an `EXT-X-DISCONTINUITY` at that time.
 //! - Media sequence numbers begin with the time of day, so that those of a show that goes on after its relay was started
 //!   again are higher than the old ones, and no address means two things to a cache.

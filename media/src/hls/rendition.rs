@@ -92,10 +92,13 @@ impl Rendition {
         }
         let discontinuity = begins && self.epoch < epoch.number && due >= epoch.from;
         let hole = self.chunker.is_some() && due > self.end + micros(HOLE);
+        let after_gap = self.segments.back().is_some_and(|segment| segment.media == Media::Gap);
         let segment_ends = self.open.as_ref().is_some_and(|open| {
             discontinuity
                 || hole
-                || begins && slot(due) != slot(open.from)
+                || begins
+                    && slot(due) != slot(open.from)
+                    && (!after_gap || due - open.from.min(due) >= micros(SLOT))
                 || due - open.from.min(due) >= micros(LONGEST_SEGMENT)
                 || open.parts.len() >= MAX_PARTS
                 || open.bytes() >= MAX_SEGMENT_BYTES

@@ -208,7 +208,31 @@ fn a_lost_group_is_a_gap_of_its_length() {
     }
     assert!(!text(&mut show, AUDIO, false).contains("GAP"), "the sound was not lost");
     // The dates of all segments say the same as their durations.
-    assert_eq!(tags(&video, "EXT-X-PROGRAM-DATE-TIME").len(), 6);
+    assert_eq!(tags(&video, "EXT-X-PROGRAM-DATE-TIME").len(), 5);
+}
+
+/// Sound comes back right before a slot ends, the picture behind it: what follows the two gaps is in both at once.
+#[test]
+fn behind_a_gap_the_first_segments_overlap() {
+    let lost = |frame: &Frame| match frame.id.track {
+        VIDEO => matches!(frame.id.group, 103..108),
+        _ => (180..365).contains(&((frame.id.group - 200) * 25 + u64::from(frame.id.frame))),
+    };
+    let mut show = play(13, lost);
+    let mut behind = |track| {
+        let playlist = text(&mut show, track, false);
+        let extinf = durations(&playlist, "EXTINF", "");
+        let gap =
+            playlist.lines().filter(|line| line.starts_with("#EXT-X-GAP") || line.starts_with("#EXTINF"));
+        let gaps: Vec<bool> = gap.map(|line| line == "#EXT-X-GAP").collect();
+        let at = gaps.iter().rposition(|gap| *gap).unwrap() - (gaps.iter().filter(|gap| **gap).count() - 1);
+        let from: f64 = extinf[..=at].iter().sum();
+        (from, from + extinf[at + 1])
+    };
+    let ((sound_from, sound_to), (video_from, video_to)) = (behind(AUDIO), behind(VIDEO));
+    assert!(sound_from < video_from, "sound {sound_from}, picture {video_from}");
+    let both = sound_to.min(video_to) - video_from;
+    assert!(both >= 1.0, "sound to {sound_to}, picture from {video_from} to {video_to}");
 }
 
 /// The last frames of a group: the picture stands still, which is no gap.

@@ -142,6 +142,11 @@ pub(super) async fn run(live: Arc<Live>, shard: Arc<Shard>) {
         shard.count(here);
         let over = ended.is_some_and(|ended| viewers.is_empty() || now.duration_since(ended) > PATIENCE);
         if over && shard.close() {
+            // Dropped, a stream would end as if its group were whole.
+            let left = viewers.iter_mut().flat_map(|viewer| &mut viewer.subscriptions);
+            for open in left.filter_map(|subscription| subscription.open.as_mut()) {
+                let _ = open.stream.reset(StreamError::Old.to_code());
+            }
             return;
         }
     }

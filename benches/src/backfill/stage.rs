@@ -47,7 +47,9 @@ impl Stage {
             state: dir.join("edge"),
             player: None,
             keep: Some(keep.to_owned()),
+            upstream: Vec::new(),
             token: None,
+            admission: Default::default(),
         };
         let edge = Edge::new(settings).await?;
         let quic = edge.quic_addr().context("the edge has no UDP port")?;

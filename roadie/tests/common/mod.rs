@@ -89,7 +89,7 @@ impl Edge {
 
     /// With a page that is not ours.
     pub async fn with_page(dir: &Dir, page: PathBuf) -> Self {
-        Self::spawn(dir, 0, 0, Some(page), None).await
+        Self::spawn(dir, 0, 0, Some(page), None, &[]).await
     }
 
     /// Without a page, and with a copy of each show in a folder.
@@ -132,6 +132,14 @@ impl Edge {
             state,
             keep,
         }
+    }
+
+    /// Without a page; it has the certificate of `like`, and pulls from relays that have it too.
+    pub async fn pulling(dir: &Dir, like: &Edge, upstreams: &[u16]) -> Self {
+        let urls: Vec<_> = upstreams.iter().map(|port| format!("https://127.0.0.1:{port}/")).collect();
+        let mut flags = vec!["--upstream-fingerprint", &like.fingerprint];
+        flags.extend(urls.iter().flat_map(|url| ["--upstream", url.as_str()]));
+        Self::spawn(dir, 0, 0, None, None, &flags).await
     }
 
     /// `kill -9`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use media::{FrameId, Time};
 use serde::{Deserialize, Serialize};
 
+use crate::intake;
 use crate::keep::{KeepStatus, KeepWatch};
 
 /// Frames whose passage is remembered for `/api/trace`: about a minute of 30 fps video with its sound.
@@ -108,8 +109,10 @@ pub struct BroadcastStatus {
     /// The bond's session. Not for strangers: it is what uplinks join by.
     #[serde(skip)]
     pub session: String,
-    /// A frame came within the last two seconds.
+    /// A frame came within the last two seconds; of what comes in over MoQ: it is announced.
     pub live: bool,
+    /// It comes in over MoQ and not over a bond, from here. Its frames are not looked at, so nothing is counted.
+    pub moq: Option<intake::From>,
     /// By the bond's path number.
     pub uplinks: BTreeMap<u8, UplinkStatus>,
     /// Frames handed to viewers.
@@ -254,11 +257,49 @@ impl Record {
 
 /// The records of all broadcasts that are on the air.
 #[derive(Clone, Default)]
-pub struct Broadcasts(Arc<Mutex<BTreeMap<String, Record>>>);
+pub struct Broadcasts {
+    records: Arc<Mutex<BTreeMap<String, Record>>>,
+    /// What comes in over MoQ, and from where, once for each session that brings it.
+    moq: Arc<Mutex<BTreeMap<String, Vec<intake::From>>>>,
+}
+
+/// A broadcast comes in over MoQ until this is dropped.
+pub struct Coming {
+    broadcasts: Broadcasts,
+    name: String,
+    from: intake::From,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let mut moq = self.broadcasts.moq.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sessions) = moq.get_mut(&self.name) {
+            if let Some(place) = sessions.iter().position(|from| *from == self.from) {
+                sessions.swap_remove(place);
+            }
+            if sessions.is_empty() {
+                moq.remove(&self.name);
+            }
+        }
+    }
+}
 
 impl Broadcasts {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a broadcast comes in over MoQ.
+    pub fn come(&self, name: &str, from: intake::From) -> Coming {
+        let mut moq = self.moq.lock().unwrap_or_else(PoisonError::into_inner);
+        moq.entry(name.to_owned()).or_default().push(from);
+        Coming { broadcasts: self.clone(), name: name.to_owned(), from }
+    }
+
+    /// Whether viewers can have it now: by a bond that brings frames, or over MoQ.
+    pub fn is_live(&self, name: &str, now: Time) -> bool {
+        let by_moq = || self.moq.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name);
+        self.get(name).is_some_and(|record| record.status(now).live) || by_moq()
     }
 
     /// Begins a record, in place of an older session's.
@@ -281,9 +322,18 @@ impl Broadcasts {
         self.lock().get(name).cloned()
     }
 
-    /// All statuses at edge time `now`, by name.
+    /// All statuses at edge time `now`, by name. Of a name that a bond and MoQ bring, the bond's, as viewers see it.
     pub fn statuses(&self, now: Time) -> BTreeMap<String, BroadcastStatus> {
-        self.lock().iter().map(|(name, record)| (name.clone(), record.status(now))).collect()
+        let moq = self.moq.lock().unwrap_or_else(PoisonError::into_inner);
+        let over_moq = |from: &Vec<intake::From>| BroadcastStatus {
+            live: true,
+            moq: from.last().copied(),
+            ..BroadcastStatus::default()
+        };
+        let mut all: BTreeMap<_, _> = moq.iter().map(|(name, from)| (name.clone(), over_moq(from))).collect();
+        drop(moq);
+        all.extend(self.lock().iter().map(|(name, record)| (name.clone(), record.status(now))));
+        all
     }
 }
 
@@ -335,5 +385,21 @@ mod tests {
         assert!(all.get("demo").is_some());
         all.end("demo", "new");
         assert!(all.get("demo").is_none());
+    }
+
+    #[test]
+    fn what_two_sessions_bring_over_moq_stays_until_both_have_left() {
+        let (all, now) = (Broadcasts::default(), Time::ZERO);
+        let first = all.come("demo", intake::From::Guest);
+        let second = all.come("demo", intake::From::Upstream);
+        assert_eq!(all.statuses(now)["demo"].moq, Some(intake::From::Upstream));
+        drop(second);
+        assert_eq!(all.statuses(now)["demo"].moq, Some(intake::From::Guest));
+        assert!(all.is_live("demo", now) && !all.is_live("other", now));
+        all.begin("demo", "bond");
+        assert_eq!(all.statuses(now)["demo"].moq, None);
+        all.end("demo", "bond");
+        drop(first);
+        assert!(all.statuses(now).is_empty() && !all.is_live("demo", now));
     }
 }

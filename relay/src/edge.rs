@@ -9,17 +9,21 @@ use std::time::Duration;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::admission::{self, Admission, Knock, Refusal, Visit};
 use crate::broadcasts::Broadcasts;
 use crate::clock::Clock;
 use crate::control::{self, Close};
+use crate::dial::Address;
 use crate::fanout::{self, Viewers};
 use crate::http::{self, Player, Site};
 use crate::ingest::Ingest;
+use crate::intake::Intake;
 use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
 use crate::tls::{Identity, TlsError};
+use crate::upstream::{self, Health};
 use crate::window::Choice;
 
 /// A peer that has been silent this long is gone.
@@ -77,6 +81,8 @@ pub struct Settings {
     pub player: Option<PathBuf>,
     /// Shows are kept here; `None`: they are not.
     pub keep: Option<PathBuf>,
+    /// Relays that broadcasts are pulled from, the preferred first.
+    pub upstream: Vec<Address>,
     /// Who publishes must show this; `None`: anybody may.
     pub token: Option<String>,
     /// Tickets, and how many connections there may be.
@@ -145,9 +151,11 @@ pub struct Edge {
     origin: Origin,
     ingest: Ingest,
     admission: Admission,
+    intake: Intake,
     viewers: Arc<Viewers>,
     site: Arc<Site>,
     fingerprint: String,
+    upstream: Vec<Address>,
 }
 
 impl Edge {
@@ -174,6 +182,7 @@ impl Edge {
         let origin = Origin::start();
         let broadcasts = Broadcasts::default();
         let viewers = Arc::new(Viewers::default());
+        let intake = Intake::new(origin.clone(), broadcasts.clone());
         let admission = Admission::open(settings.admission, settings.token.as_deref()).await?;
         let ingest =
             Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, settings.token, admission.clone());
@@ -185,10 +194,24 @@ impl Edge {
             clock,
             webtransport_port: port,
             certificate_hash,
+            upstreams: settings.upstream.iter().map(Health::new).collect(),
             stopping: AtomicBool::new(false),
             admission: admission.clone(),
         });
-        Ok(Self { endpoint, config, listener, origin, ingest, admission, viewers, site, fingerprint })
+        let upstream = settings.upstream;
+        Ok(Self {
+            endpoint,
+            config,
+            listener,
+            origin,
+            ingest,
+            intake,
+            admission,
+            viewers,
+            site,
+            fingerprint,
+            upstream,
+        })
     }
 
     /// The UDP address in use.
@@ -214,7 +237,23 @@ impl Edge {
     /// Serves until `stop` resolves. Then nobody new is let in, the venues are told to call again, and what is kept of
     /// their shows is ended properly: a few seconds at most.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { endpoint, config, listener, origin, ingest, admission, viewers, site, .. } = self;
+        let Self {
+            endpoint,
+            config,
+            listener,
+            origin,
+            ingest,
+            intake,
+            admission,
+            viewers,
+            site,
+            upstream,
+            ..
+        } = self;
+        let mut pulling = JoinSet::new();
+        for (place, (address, health)) in upstream.into_iter().zip(&site.upstreams).enumerate() {
+            pulling.spawn(upstream::pull(address, place, intake.clone(), health.clone()));
+        }
         let half_open = Arc::new(Semaphore::new(MAX_HALF_OPEN));
         let quic = async {
             while let Some(incoming) = endpoint.accept().await {
@@ -244,6 +283,7 @@ impl Edge {
                         let house = House {
                             origin: origin.clone(),
                             ingest: ingest.clone(),
+                            intake: intake.clone(),
                             viewers: viewers.clone(),
                             admission: admission.clone(),
                         };
@@ -293,6 +333,7 @@ impl HalfOpen {
 struct House {
     origin: Origin,
     ingest: Ingest,
+    intake: Intake,
     viewers: Arc<Viewers>,
     admission: Admission,
 }
@@ -310,7 +351,7 @@ async fn route(
     half_open: HalfOpen,
     house: House,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let House { origin, ingest, viewers, admission } = house;
+    let House { origin, ingest, intake, viewers, admission } = house;
     let remote = incoming.remote_address().ip();
     let choice = Choice::default();
     config.transport_config(transport(&choice));
@@ -333,10 +374,10 @@ async fn route(
         // A venue whose versions we do not speak: it is told ours.
         control::VERSIONS_ALPN => connection.close(Close::Versions.into(), bond::ALPN),
         b"h3" => {
-            fanout::serve_webtransport(connection, origin, viewers, admission, half_open).await?;
+            fanout::serve_webtransport(connection, origin, viewers, intake, admission, half_open).await?;
         }
         _ => {
-            fanout::serve_quic(connection, origin, viewers, admission, half_open).await?;
+            fanout::serve_quic(connection, origin, viewers, intake, admission, half_open).await?;
         }
     }
     Ok(())

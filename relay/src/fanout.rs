@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use moq_net::{Role, origin::Producer};
 use web_transport_quinn as web_transport;
 
 use self::session::{Scope, Session};
 use crate::admission::{self, Admission, Pass, Refusal};
 use crate::edge::HalfOpen;
+use crate::intake::{From, Inbox, Intake};
 use crate::origin::{self, Origin};
 
 mod copy;
@@ -93,6 +95,7 @@ pub async fn serve_webtransport(
     connection: quinn::Connection,
     origin: Origin,
     viewers: Arc<Viewers>,
+    intake: Intake,
     admission: Admission,
     half_open: HalfOpen,
 ) -> Result<(), FanoutError> {
@@ -100,7 +103,7 @@ pub async fn serve_webtransport(
     let ticket = admission::ticket_of(&request.headers, request.url.query());
     let root = request.url.path().to_owned();
     let scope = Scope::default();
-    let (pass, source) = match enter(&admission, &origin, &scope, ticket.as_deref(), &root) {
+    let entered = match enter(&admission, &origin, &intake, &scope, ticket.as_deref(), &root) {
         Ok(entered) => entered,
         Err(refusal) => {
             let connection = request.conn().clone();
@@ -120,7 +123,7 @@ pub async fn serve_webtransport(
     let ours = Session::new(session.clone(), origin.lives().clone(), scope);
     let handshake = in_time(moq_net::Server::new().accept_request(origin::now(), ours)).await??;
     drop(half_open);
-    serve(session, handshake, pass, source, viewers).await
+    serve(session, handshake, entered, viewers).await
 }
 
 /// A program: MoQ directly on QUIC, its version chosen by ALPN. Its ticket and its root are in the path that its SETUP
@@ -129,6 +132,7 @@ pub async fn serve_quic(
     connection: quinn::Connection,
     origin: Origin,
     viewers: Arc<Viewers>,
+    intake: Intake,
     admission: Admission,
     half_open: HalfOpen,
 ) -> Result<(), FanoutError> {
@@ -143,8 +147,8 @@ pub async fn serve_quic(
     };
     let in_setup = || std::str::from_utf8(&handshake.token()?.value).ok().map(str::to_owned);
     let ticket = query.and_then(admission::ticket_in).or_else(in_setup);
-    match enter(&admission, &origin, &scope, ticket.as_deref(), root) {
-        Ok((pass, source)) => serve(session, handshake, pass, source, viewers).await,
+    match enter(&admission, &origin, &intake, &scope, ticket.as_deref(), root) {
+        Ok(entered) => serve(session, handshake, entered, viewers).await,
         Err(refusal) => {
             session.close(admission::CLOSE_UNAUTHORIZED, refusal.to_string().as_bytes());
             Err(refusal.into())
@@ -156,41 +160,89 @@ async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, FanoutError> {
     tokio::time::timeout(HANDSHAKE_TIMEOUT, step).await.map_err(|_| FanoutError::Silent)
 }
 
-/// What a viewer gets to see with its ticket: nothing outside of it.
+/// What a session may do with its ticket, and nothing outside of it: at least one of the two.
+struct Entered {
+    pass: Pass,
+    /// What it sees.
+    source: Option<Producer>,
+    /// What it announces.
+    inbox: Option<Inbox>,
+    /// What it is told where it wants the one that it has not.
+    refusal: Refusal,
+}
+
 fn enter(
     admission: &Admission,
     origin: &Origin,
+    intake: &Intake,
     scope: &Scope,
     ticket: Option<&str>,
     root: &str,
-) -> Result<(Pass, moq_net::origin::Producer), Refusal> {
+) -> Result<Entered, Refusal> {
     let pass = admission.admit(ticket, admission.own_seat())?;
-    let none = if ticket.is_some() { Refusal::NotForThis } else { Refusal::Missing };
+    let refusal = if ticket.is_some() { Refusal::NotForThis } else { Refusal::Missing };
     let root = root.trim_matches('/');
-    let source = origin.scoped(root, &pass.grant.subscribe).ok_or(none)?;
-    let _ = scope.set(source.consume());
-    Ok((pass, source))
+    let source = origin.scoped(root, &pass.grant.subscribe);
+    let inbox = intake.inbox(From::Guest, root, &pass.grant.publish);
+    if source.is_none() && inbox.is_none() {
+        return Err(refusal);
+    }
+    if let Some(source) = &source {
+        let _ = scope.set(source.consume());
+    }
+    Ok(Entered { pass, source, inbox, refusal })
 }
 
 async fn serve(
     session: web_transport::Session,
-    handshake: moq_net::server::Handshake<Session>,
-    pass: Pass,
-    source: moq_net::origin::Producer,
+    mut handshake: moq_net::server::Handshake<Session>,
+    entered: Entered,
     viewers: Arc<Viewers>,
 ) -> Result<(), FanoutError> {
-    let (moq, driver) = handshake.with_publisher(&source).ok().await?;
+    let Entered { pass, source, inbox, refusal } = entered;
+    let wanted = match handshake.role() {
+        Some(Role::Publisher) => inbox.is_some(),
+        Some(Role::Subscriber) => source.is_some(),
+        _ => true,
+    };
+    if !wanted {
+        close(&session, refusal).await;
+        return Err(refusal.into());
+    }
+    // Who only watches needs no inbox.
+    let inbox = inbox.filter(|_| handshake.role() != Some(Role::Subscriber));
+    if let Some(source) = &source {
+        handshake = handshake.with_publisher(source);
+    }
+    if let Some(inbox) = &inbox {
+        handshake = handshake.with_subscriber(inbox.entry());
+    }
+    let (moq, driver) = handshake.ok().await?;
     let _seat = Seat::take(&viewers);
-    tracing::debug!(version = %moq.version(), "viewer");
+    tracing::debug!(version = %moq.version(), publishes = inbox.is_some(), "MoQ session");
+    let admitting = async {
+        match inbox {
+            Some(inbox) => inbox.admit().await,
+            None => std::future::pending().await,
+        }
+    };
+    // Where we close, the driver stands still, and ends its streams only when the word has arrived: of streams that are
+    // reset right before the session is closed, Chromium 156 crashes its tab.
     let mut driver = std::pin::pin!(moq_net::time::run(driver));
     tokio::select! {
-        ended = &mut driver => tracing::debug!(%ended, "viewer left"),
-        () = pass.expired() => {
-            session.close(admission::CLOSE_UNAUTHORIZED, Refusal::Expired.to_string().as_bytes());
-            // The driver stands still, and ends its streams only when the word has arrived: of streams that are reset
-            // right before the session is closed, Chromium 156 crashes its tab.
-            let _ = tokio::time::timeout(REFUSED, session.closed()).await;
+        ended = &mut driver => tracing::debug!(%ended, "MoQ session ended"),
+        () = pass.expired() => close(&session, Refusal::Expired).await,
+        too_much = admitting => {
+            tracing::warn!(%too_much, "a program is sent away");
+            close(&session, Refusal::TooMuch).await;
         }
     }
     Ok(())
+}
+
+/// Says why, and nothing else any more, for the session's driver is gone.
+async fn close(session: &web_transport::Session, refusal: Refusal) {
+    session.close(admission::CLOSE_UNAUTHORIZED, refusal.to_string().as_bytes());
+    // The word is on its way.
+    let _ = tokio::time::timeout(REFUSED, session.closed()).await;
 }

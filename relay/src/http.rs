@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::control::check_name;
 use crate::fanout::Viewers;
 use crate::hls::{self, Hls};
+use crate::upstream::Health;
 
 /// The player's files are held in memory; one larger than this is not part of a player.
 const MAX_ASSET: u64 = 4 * 1024 * 1024;
@@ -89,6 +90,8 @@ pub struct Site {
     pub webtransport_port: u16,
     /// What browsers pin, where nobody vouches for the certificate.
     pub certificate_hash: Option<String>,
+    /// Relays that this one pulls from.
+    pub upstreams: Vec<Health>,
     /// It is being stopped: load balancers send nobody here any more.
     pub stopping: AtomicBool,
     /// Who may know of which broadcast.
@@ -231,7 +234,7 @@ async fn clock(
     Ok(Json(json!({
         "time_us": now.offset_by(-offset).as_micros(),
         "error_us": status.as_ref().and_then(|status| status.clock_error_us),
-        "live": status.is_some_and(|status| status.live),
+        "live": site.broadcasts.is_live(&which.broadcast, now),
     })))
 }
 
@@ -257,6 +260,7 @@ async fn status(State(site): State<Arc<Site>>, visitor: Visitor) -> Json<serde_j
         "viewers": all.then(|| site.viewers.now()),
         "viewers_total": all.then(|| site.viewers.total()),
         "broadcasts": visitor.statuses(&site),
+        "upstreams": all.then(|| site.upstreams.iter().map(Health::status).collect::<Vec<_>>()),
     }))
 }
 
@@ -375,6 +379,11 @@ async fn metrics(State(site): State<Arc<Site>>, visitor: Visitor) -> impl IntoRe
             })
         })
         .collect();
+    let upstreams = site.upstreams.iter().map(Health::status);
+    // A host needs no escaping: it was parsed as part of a URL.
+    let upstreams =
+        upstreams.map(|of| (format!("{{upstream=\"{}\"}}", of.host), f64::from(u8::from(of.connected))));
+    family("roadie_upstream_connected", "gauge", "1 while there is a session.", upstreams.collect());
     family("roadie_uplink_received_bytes_total", "counter", "Bond payload by uplink.", uplinks);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out)
 }

@@ -18,7 +18,8 @@ async fn main() {
 
 async fn run() -> anyhow::Result<()> {
     let raw = Raw::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,moq_net=error"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,moq_net=error,web_transport_quinn=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,5 +1,5 @@
 //! The origin: broadcasts as moq-net keeps and fans them out. Everything that knows moq-net's model
-//! is in this file and in `fanout/`.
+//! is in this file, in `fanout/` and in `intake/`.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,10 @@ use crate::fanout::{Lives, Writer};
 use crate::hls::{Feed, Hls};
 
 /// How long groups behind the live edge are kept for viewers who join or lag.
-const KEEP: Duration = Duration::from_secs(10);
+pub(crate) const KEEP: Duration = Duration::from_secs(10);
+
+/// What is kept of all broadcasts together, before the oldest is forgotten: 64 shows of 6 Mb/s for [`KEEP`], twice.
+const CACHE: u64 = 1024 * 1024 * 1024;
 
 /// Higher is sent first when a viewer's link is short: the catalog, then sound, then pictures.
 const PRIORITY_CATALOG: u8 = 100;
@@ -29,7 +32,10 @@ pub struct Origin {
 impl Origin {
     /// Starts the origin; its housekeeping runs as a task of the current runtime.
     pub fn start() -> Self {
-        let (producer, driver) = origin::Producer::new(origin::Config::default());
+        let mut config = origin::Config::default();
+        config.pool.resize(CACHE);
+        config.cache_duration = KEEP;
+        let (producer, driver) = origin::Producer::new(config);
         tokio::spawn(moq_net::time::run(driver));
         Self { producer, lives: Lives::default(), hls: Hls::default() }
     }

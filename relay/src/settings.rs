@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use serde::Deserialize;
 
+use crate::dial::{Address, DialError};
 use crate::{admission, edge};
 
 /// The relay at the edge: takes in a show over bonded uplinks and serves it to browsers.
@@ -52,7 +53,16 @@ pub struct Raw {
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
 
-    /// Who publishes must show this token; without it anybody may publish
+    /// Pull broadcasts from this MoQ relay when viewers want them; may be repeated: all are connected, the first that
+    /// has the broadcast is taken. https:// for WebTransport, moqt:// for raw QUIC
+    #[arg(long, value_name = "URL")]
+    pub upstream: Vec<String>,
+
+    /// Trust upstreams by this SHA-256 fingerprint of their certificate instead of by authorities; may be repeated
+    #[arg(long, value_name = "HEX")]
+    pub upstream_fingerprint: Vec<String>,
+
+    /// Who publishes must show this token, over MoQ as `?jwt=TOKEN` in the URL; without it anybody may publish
     #[arg(long, value_name = "TOKEN", env = "ROADIE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 
@@ -95,6 +105,12 @@ pub enum SettingsError {
     /// One without the other.
     #[error("--cert and --key go together: one of them is missing")]
     HalfCertificate,
+    /// Not an upstream.
+    #[error("--upstream: {0}")]
+    Upstream(#[from] DialError),
+    /// A fingerprint of nothing.
+    #[error("--upstream-fingerprint is of no use without --upstream")]
+    NoUpstream,
     /// Nowhere to keep the certificate.
     #[error("there is no home directory to keep the self-signed certificate in: give --state DIR")]
     NoState,
@@ -138,6 +154,13 @@ impl Raw {
             (None, None) => None,
             _ => return Err(SettingsError::HalfCertificate),
         };
+        let either = |own: Vec<String>, file: Vec<String>| if own.is_empty() { file } else { own };
+        let upstream = either(self.upstream, file.upstream);
+        let fingerprints = either(self.upstream_fingerprint, file.upstream_fingerprint);
+        if upstream.is_empty() && !fingerprints.is_empty() {
+            return Err(SettingsError::NoUpstream);
+        }
+        let upstream: Result<_, _> = upstream.iter().map(|url| Address::parse(url, &fingerprints)).collect();
         let any = |port| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
         let state = self
             .state
@@ -154,6 +177,7 @@ impl Raw {
             state: state.ok_or(SettingsError::NoState)?,
             player: self.player.or(file.player).or_else(beside),
             keep: self.keep.or(file.keep),
+            upstream: upstream?,
             token: self.token.or(file.token),
         })
     }
@@ -202,6 +226,20 @@ mod tests {
         let inner = std::io::Error::other("no such port");
         let error = anyhow::Error::new(inner).context("cannot listen: no such port. Choose another");
         assert_eq!(explain(&error.context("--http")), "--http: cannot listen: no such port. Choose another");
+    }
+
+    #[test]
+    fn upstreams_are_checked() {
+        let check = |upstream: &[&str], fingerprint: &[&str]| {
+            let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
+            let raw =
+                Raw { upstream: words(upstream), upstream_fingerprint: words(fingerprint), ..Raw::default() };
+            raw.check().map(|settings| settings.upstream.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&["https://a.example", "moqt://b.example:4443/x"], &[&"0".repeat(64)]), Ok(2));
+        assert!(check(&["a.example"], &[]).unwrap_err().starts_with("--upstream: \"a.example\""));
+        assert!(check(&["https://a.example"], &["12"]).unwrap_err().contains("64 hexadecimal digits"));
+        assert!(check(&[], &[&"0".repeat(64)]).unwrap_err().contains("--upstream-fingerprint"));
     }
 
     #[test]

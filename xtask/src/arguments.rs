@@ -15,6 +15,8 @@ pub enum Command {
     Setup,
     /// Only the player that the relay serves.
     Player,
+    /// Only the programs of others that ours are measured against.
+    Peers,
 }
 
 /// Which tests to run.
@@ -38,6 +40,7 @@ Commands:
   test [PART]         Set up and run every test, or one part: lint, unit, e2e
   setup               Only install what demo and test need
   player              Only build the browser's player, into target/player
+  peers               Only build the programs of others that `roadie-bench` measures against
 
 Each command says what it installs before it does, and installs nothing twice.
 `cargo xtask <COMMAND> --help` says more.
@@ -86,11 +89,18 @@ Builds player-wasm and its page into target/player, the folder that the relay se
 neither the code nor the page changed.
 ";
 
+const PEERS_HELP: &str = "\
+Usage: cargo xtask peers
+
+Builds moq's own relay and command line from crates.io, optimised, into target/peers: `roadie-bench fanout --peer
+moq-relay` measures ours against them. (The tests talk to them too, and build them quickly if they are not there.)
+";
+
 /// Understands a command line; the error is one line for the person who typed it.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut arguments = arguments.into_iter();
     let Some(name) = arguments.next() else {
-        return Err("which command? demo, test, setup or player (--help says more)".into());
+        return Err("which command? demo, test, setup, player or peers (--help says more)".into());
     };
     let (own, passed_on) = split(arguments.collect());
     let wants_help = own.iter().any(|argument| argument == "--help" || argument == "-h");
@@ -104,8 +114,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
         Some("setup") => nothing_more("setup", own, passed_on).map(|()| Command::Setup),
         Some("player") if wants_help => Ok(Command::Help(PLAYER_HELP)),
         Some("player") => nothing_more("player", own, passed_on).map(|()| Command::Player),
+        Some("peers") if wants_help => Ok(Command::Help(PEERS_HELP)),
+        Some("peers") => nothing_more("peers", own, passed_on).map(|()| Command::Peers),
         _ => Err(format!(
-            "there is no command `{}`; the commands are demo, test, setup and player (--help says more)",
+            "there is no command `{}`; the commands are demo, test, setup, player and peers (--help says more)",
             name.display()
         )),
     }

@@ -10,6 +10,7 @@ mod debian;
 mod demo;
 mod hls_js;
 mod paths;
+mod peers;
 mod player;
 mod process;
 mod rust;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         }
         Command::Demo(arguments) => demo::run(&paths, arguments),
         Command::Setup => setup::everything(&paths),
+        Command::Peers => peers::install(&paths, peers::Build::Release),
         Command::Player => setup::player(&paths).and_then(|()| player::build(&paths)),
         Command::Test(part, arguments) => return suite::run(&paths, part, &arguments),
     };

@@ -2,7 +2,7 @@
 
 use crate::paths::Paths;
 use crate::process::Result;
-use crate::{clip, debian, hls_js, rust};
+use crate::{clip, debian, hls_js, peers, rust};
 
 /// To run the demo; with a browser when nobody will open one.
 pub fn demo(paths: &Paths, headless: bool) -> Result<()> {
@@ -29,6 +29,7 @@ pub fn test(paths: &Paths) -> Result<()> {
     rust::wasm_target(paths)?;
     rust::lint_tools(paths)?;
     hls_js::fetch(paths);
+    peers::install(paths, peers::Build::Quick)?;
     clip::fetch(paths).map(|_| ())
 }
 

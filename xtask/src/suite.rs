@@ -10,7 +10,7 @@ use crate::arguments::Part;
 use crate::counting::{self, Tally};
 use crate::paths::{Paths, WASM};
 use crate::process::{self, Failure, Result};
-use crate::{clip, hls_js, player, setup};
+use crate::{clip, hls_js, peers, player, setup};
 
 const PLAYER: &str = "roadie-player-wasm";
 /// Pure: they must build where there is no operating system.
@@ -150,6 +150,7 @@ impl Suite<'_> {
             .env("ROADIE_BIN", programs.join("roadie"))
             .env("ROADIE_RELAY_BIN", programs.join("roadie-relay"))
             .env("ROADIE_PLAYER_DIR", self.paths.player())
+            .env("ROADIE_PEERS", peers::folder(self.paths))
             .env("ROADIE_CHROMIUM", process::find("chromium").ok_or_else(|| missing("chromium"))?)
             .env(
                 "ROADIE_CHROMEDRIVER",

@@ -47,6 +47,7 @@ impl Stage {
             state: dir.join("edge"),
             player: None,
             keep: Some(keep.to_owned()),
+            upstream: Vec::new(),
             token: None,
             admission: Default::default(),
         };

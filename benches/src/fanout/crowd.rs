@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use media::{TrackId, container};
+use media::{Time, TrackId, container};
 use quinn::crypto::rustls::QuicClientConfig;
 use relay::clock::Clock;
 use relay::tls::Identity;
@@ -47,7 +47,7 @@ pub struct Came {
     pub bytes: u64,
     /// Frames and packets, over all viewers.
     pub frames: u64,
-    /// From the relay having a frame to a viewer having it, ms.
+    /// From the relay having a frame (or the publisher giving it away) to a viewer having it, ms.
     pub added_p50_ms: f64,
     /// The same for 95 of 100.
     pub added_p95_ms: f64,
@@ -57,11 +57,36 @@ pub struct Came {
     pub left: u64,
 }
 
+/// Microseconds since the machine started: all its processes read the same, which they do not where each has a wall clock
+/// of its own.
+pub fn uptime() -> Time {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Time::from_micros(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000)
+}
+
+/// Whose times are compared.
+#[derive(Clone, Copy)]
+enum Watch {
+    /// The relay's, on the broadcast clock.
+    Relay(Clock),
+    /// The publisher's, see [`uptime`].
+    Publisher,
+}
+
+impl Watch {
+    fn now(self) -> Time {
+        match self {
+            Watch::Relay(clock) => clock.now(),
+            Watch::Publisher => uptime(),
+        }
+    }
+}
+
 /// A frame came to a viewer.
 #[derive(Clone, Copy)]
 struct Passage {
     track: u8,
-    /// Microseconds of the broadcast clock,
+    /// Microseconds of the broadcast clock, or of [`uptime`],
     captured: u64,
     /// and the same clock when it came.
     arrived: u64,
@@ -80,6 +105,7 @@ struct Count {
 #[derive(Clone, Debug)]
 pub struct Place {
     pub quic: u16,
+    /// 0: it tells nothing of when it had a frame, and the publisher's time is taken.
     pub http: u16,
     /// Its state folder, with its certificate.
     pub state: String,
@@ -91,7 +117,8 @@ impl Place {
         format!("{},{},{}", self.quic, self.http, self.state)
     }
 
-    fn parse(words: &str) -> anyhow::Result<Self> {
+    /// From [`Place::words`].
+    pub fn parse(words: &str) -> anyhow::Result<Self> {
         let mut parts = words.splitn(3, ',');
         let mut next = || parts.next().context("no relay was told");
         Ok(Self { quic: next()?.parse()?, http: next()?.parse()?, state: next()?.to_owned() })
@@ -102,7 +129,8 @@ impl Place {
 pub async fn crowd(viewers: usize, relay: &str) -> anyhow::Result<()> {
     let place = Place::parse(relay)?;
     let config = client(Path::new(&place.state))?;
-    let (count, clock) = (Arc::new(Count::default()), Clock::start());
+    let count = Arc::new(Count::default());
+    let clock = if place.http == 0 { Watch::Publisher } else { Watch::Relay(Clock::start()) };
     let joining = Arc::new(Semaphore::new(JOINING));
     for number in 0..viewers {
         let (config, count, joining) = (config.clone(), count.clone(), joining.clone());
@@ -120,16 +148,20 @@ pub async fn crowd(viewers: usize, relay: &str) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     answer("ready");
-    let api = EdgeApi::new(place.http);
+    let api = (place.http != 0).then(|| EdgeApi::new(place.http));
     let mut orders = orders();
     while orders.recv().await.is_some() {
         let mut published = HashMap::new();
-        let mut next = api.trace(BROADCAST, 0).await.last().map_or(0, |passage| passage.seq + 1);
+        let trace = async |from| match &api {
+            Some(api) => api.trace(BROADCAST, from).await,
+            None => Vec::new(),
+        };
+        let mut next = trace(0).await.last().map_or(0, |passage| passage.seq + 1);
         take(&count);
         answer("begun");
         let mut asking = tokio::time::interval(ASK);
         let mut ask = async |published: &mut HashMap<(u8, u64), u64>| {
-            for passage in api.trace(BROADCAST, next).await {
+            for passage in trace(next).await {
                 next = passage.seq + 1;
                 published.insert((passage.track, passage.capture_us), passage.published_us);
             }
@@ -145,7 +177,7 @@ pub async fn crowd(viewers: usize, relay: &str) -> anyhow::Result<()> {
         }
         let (mut came, times) = take(&count);
         ask(&mut published).await;
-        compare(&mut came, &times, &published);
+        compare(&mut came, &times, api.is_some().then_some(&published));
         answer(&serde_json::to_string(&came)?);
     }
     Ok(())
@@ -163,10 +195,15 @@ fn take(count: &Count) -> (Came, Vec<Passage>) {
     (came, times)
 }
 
-fn compare(came: &mut Came, times: &[Passage], published: &HashMap<(u8, u64), u64>) {
-    let mut added = Histogram::<u64>::new(3).ok();
+/// Where the relay tells nothing, a frame's capture time is when the publisher gave it away.
+fn compare(came: &mut Came, times: &[Passage], published: Option<&HashMap<(u8, u64), u64>>) {
+    let mut added = Histogram::<u64>::new_with_bounds(1, TOLD.as_micros() as u64, 3).ok();
     for Passage { track, captured, arrived } in times {
-        let Some(published) = published.get(&(*track, *captured)) else { continue };
+        let published = match published {
+            Some(published) => published.get(&(*track, *captured)),
+            None => Some(captured),
+        };
+        let Some(published) = published else { continue };
         let micros = arrived.saturating_sub(*published);
         if let Some(added) = added.as_mut().filter(|_| micros < TOLD.as_micros() as u64) {
             added.saturating_record(micros.max(1));
@@ -201,7 +238,7 @@ async fn watch(
     port: u16,
     count: &Arc<Count>,
     joining: &Semaphore,
-    timed: Option<Clock>,
+    timed: Option<Watch>,
 ) -> anyhow::Result<()> {
     let place = joining.acquire().await?;
     let mut endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
@@ -236,7 +273,7 @@ async fn read(
     id: TrackId,
     mut track: moq_net::track::Subscriber,
     count: Arc<Count>,
-    timed: Option<Clock>,
+    timed: Option<Watch>,
 ) -> anyhow::Result<()> {
     let mut first = true;
     while let Some(mut group) = track.recv_group().await? {
@@ -254,7 +291,7 @@ async fn read(
     Ok(())
 }
 
-fn arrived(track: TrackId, payload: &bytes::Bytes, count: &Count, timed: Option<Clock>) {
+fn arrived(track: TrackId, payload: &bytes::Bytes, count: &Count, timed: Option<Watch>) {
     count.frames.fetch_add(1, Relaxed);
     count.bytes.fetch_add(payload.len() as u64, Relaxed);
     let Some(clock) = timed else { return };

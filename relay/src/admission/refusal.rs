@@ -32,6 +32,9 @@ pub enum Refusal {
     /// It comes too often.
     #[error("too many sessions are opened with this ticket; try again in a moment")]
     TooFast,
+    /// It brings more shows than anybody may.
+    #[error("too many broadcasts are announced")]
+    TooMuch,
     /// The address has too many connections.
     #[error("there are too many connections from this address")]
     Crowded,
@@ -52,6 +55,7 @@ impl Refusal {
             Self::NotForThis => "ticket-not-for-this",
             Self::InUse => "ticket-in-use",
             Self::TooFast => "ticket-too-fast",
+            Self::TooMuch => "too-many-broadcasts",
             Self::Crowded => "too-many-connections",
             Self::NoKeys => "no-keys",
         }
@@ -64,7 +68,7 @@ impl Refusal {
                 StatusCode::UNAUTHORIZED
             }
             Self::NotForThis => StatusCode::FORBIDDEN,
-            Self::InUse | Self::TooFast | Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
+            Self::InUse | Self::TooMuch | Self::TooFast | Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
             Self::NoKeys => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -14,7 +14,9 @@ use tokio::sync::Semaphore;
 use super::lite::Version;
 use super::{Viewers, serve_quic};
 use crate::admission::{self, Admission};
+use crate::broadcasts::Broadcasts;
 use crate::edge::HalfOpen;
+use crate::intake::Intake;
 use crate::origin::{Origin, Publication};
 
 /// Bounds a wait on a busy machine; reaching it is a failure, never a measurement.
@@ -62,14 +64,16 @@ impl Relay {
         let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let addr = endpoint.local_addr().unwrap();
         let (serving, viewers) = (origin.clone(), Arc::<Viewers>::default());
+        let intake = Intake::new(origin.clone(), Broadcasts::default());
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 let (origin, viewers) = (serving.clone(), viewers.clone());
+                let intake = intake.clone();
                 tokio::spawn(async move {
                     let admission = Admission::open(admission::Settings::default(), None).await.unwrap();
                     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
                     let half_open = HalfOpen::new(place, None);
-                    serve_quic(incoming.await.unwrap(), origin, viewers, admission, half_open).await
+                    serve_quic(incoming.await.unwrap(), origin, viewers, intake, admission, half_open).await
                 });
             }
         });

@@ -69,7 +69,7 @@ impl Edge {
         if let Some(config) = self.config.get() {
             return Ok(config.clone());
         }
-        let config = transport::client_config(self.address.fingerprint.as_deref())?;
+        let config = transport::client_config(self.address.fingerprint.as_ref())?;
         Ok(self.config.get_or_init(|| config).clone())
     }
 

@@ -1,15 +1,10 @@
-//! How the bond uses QUIC at the venue: trust and timers.
+//! How the bond uses QUIC at the venue: buffers and timers.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-
 use super::dial::DialError;
 use crate::control;
-use crate::tls::fingerprint;
 use crate::window::Wide;
 
 /// First guess of the round trip (RFC 9002 says 333 ms): it sets how soon a lost first packet is
@@ -34,26 +29,12 @@ const DATAGRAM_RECEIVE_BUFFER: usize = 256 * 1024;
 const RECEIVE_WINDOW: u32 = 64 * 1024;
 
 /// How an uplink's connections are made. Reads the system's certificates, so it is made once.
-pub(super) fn client_config(fingerprint: Option<&str>) -> Result<quinn::ClientConfig, DialError> {
-    let tls_error = |error: &dyn fmt::Display| DialError::Tls(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| tls_error(&error))?;
-    let mut tls = match fingerprint {
-        Some(fingerprint) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned { fingerprint: fingerprint.into(), provider }))
-            .with_no_client_auth(),
-        None => {
-            let mut roots = rustls::RootCertStore::empty();
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-    };
-    tls.alpn_protocols = vec![bond::ALPN.to_vec(), control::VERSIONS_ALPN.to_vec()];
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).map_err(|error| tls_error(&error))?;
+pub(super) fn client_config(fingerprint: Option<&String>) -> Result<quinn::ClientConfig, DialError> {
+    let tls_error = |error: rustls::Error| DialError::Tls(error.to_string());
+    let alpns = vec![bond::ALPN.to_vec(), control::VERSIONS_ALPN.to_vec()];
+    let crypto =
+        crate::trust::client_crypto(fingerprint.map(std::slice::from_ref).unwrap_or_default(), alpns)
+            .map_err(tls_error)?;
     let mut transport = quinn::TransportConfig::default();
     transport
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
@@ -66,55 +47,7 @@ pub(super) fn client_config(fingerprint: Option<&str>) -> Result<quinn::ClientCo
         .max_concurrent_uni_streams(0u32.into())
         .ack_frequency_config(Some(crate::tls::rare_acks()))
         .congestion_controller_factory(Arc::new(Wide));
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut config = quinn::ClientConfig::new(crypto);
     config.transport_config(Arc::new(transport));
     Ok(config)
-}
-
-/// Trusts exactly one certificate.
-#[derive(Debug)]
-struct Pinned {
-    fingerprint: String,
-    provider: Arc<rustls::crypto::CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if fingerprint(end_entity).eq_ignore_ascii_case(&self.fingerprint) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::General("the edge's certificate does not have the given fingerprint".into()))
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

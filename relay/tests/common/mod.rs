@@ -35,6 +35,7 @@ pub fn edge_settings(dir: &Dir, token: Option<&str>) -> edge::Settings {
         state: dir.0.clone(),
         player: None,
         keep: None,
+        upstream: Vec::new(),
         token: token.map(str::to_owned),
         admission: relay::admission::Settings::default(),
     }

@@ -134,6 +134,14 @@ impl Edge {
         }
     }
 
+    /// Without a page; it has the certificate of `like`, and pulls from relays that have it too.
+    pub async fn pulling(dir: &Dir, like: &Edge, upstreams: &[u16]) -> Self {
+        let urls: Vec<_> = upstreams.iter().map(|port| format!("https://127.0.0.1:{port}/")).collect();
+        let mut flags = vec!["--upstream-fingerprint", &like.fingerprint];
+        flags.extend(urls.iter().flat_map(|url| ["--upstream", url.as_str()]));
+        Self::spawn(dir, 0, 0, None, None, &flags).await
+    }
+
     /// `kill -9`.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();

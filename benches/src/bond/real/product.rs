@@ -173,6 +173,7 @@ fn edge_settings(state: PathBuf) -> edge::Settings {
         state,
         player: None,
         keep: None,
+        upstream: Vec::new(),
         token: None,
         admission: Default::default(),
     }

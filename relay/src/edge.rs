@@ -16,7 +16,7 @@ use crate::broadcasts::Broadcasts;
 use crate::clock::Clock;
 use crate::control::{self, Close};
 use crate::dial::Address;
-use crate::fanout::{self, Viewers};
+use crate::fanout::{self, Viewers, websocket};
 use crate::http::{self, Player, Site};
 use crate::ingest::Ingest;
 use crate::intake::Intake;
@@ -296,7 +296,10 @@ impl Edge {
                 std::future::pending().await
             }
         };
-        let http = async { axum::serve(listener, http::router(site.clone())).await };
+        let door = websocket::Door::new(origin.clone(), viewers.clone(), intake.clone(), admission.clone());
+        let router =
+            http::router(site.clone()).layer(axum::middleware::from_fn_with_state(door, websocket::upgrade));
+        let http = async { axum::serve(listener, router).await };
         let stopped = async {
             stop.await;
             tracing::info!("stopping");

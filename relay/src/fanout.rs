@@ -1,4 +1,5 @@
-//! Fan-out: MoQ sessions, over WebTransport for browsers and over raw QUIC for relays and programs.
+//! Fan-out: MoQ sessions, over WebTransport for browsers and over raw QUIC for relays and programs; over WebSocket for
+//! those whom no UDP reaches.
 //!
 //! moq-net speaks the protocol; what is live is forwarded by us (`docs/decisions/0023-forwarding.md`):
 //!
@@ -23,10 +24,12 @@ use crate::origin::{self, Origin};
 mod copy;
 mod lite;
 mod live;
+mod polled;
 mod pump;
 mod session;
 #[cfg(test)]
 mod tests;
+pub mod websocket;
 
 pub(crate) use live::{Lives, Writer};
 
@@ -46,6 +49,9 @@ pub enum FanoutError {
     /// The MoQ handshake failed.
     #[error("MoQ handshake: {0}")]
     Moq(#[from] moq_net::Error),
+    /// The handshake of WebSocket failed.
+    #[error("WebSocket handshake: {0}")]
+    WebSocket(String),
     /// It did not say what it wants.
     #[error("no handshake within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Silent,
@@ -123,7 +129,7 @@ pub async fn serve_webtransport(
     let ours = Session::new(session.clone(), origin.lives().clone(), scope);
     let handshake = in_time(moq_net::Server::new().accept_request(origin::now(), ours)).await??;
     drop(half_open);
-    serve(session, handshake, entered, viewers).await
+    serve(handshake, entered, viewers, |refusal| close(session.clone(), refusal)).await
 }
 
 /// A program: MoQ directly on QUIC, its version chosen by ALPN. Its ticket and its root are in the path that its SETUP
@@ -148,7 +154,7 @@ pub async fn serve_quic(
     let in_setup = || std::str::from_utf8(&handshake.token()?.value).ok().map(str::to_owned);
     let ticket = query.and_then(admission::ticket_in).or_else(in_setup);
     match enter(&admission, &origin, &intake, &scope, ticket.as_deref(), root) {
-        Ok(entered) => serve(session, handshake, entered, viewers).await,
+        Ok(entered) => serve(handshake, entered, viewers, |refusal| close(session.clone(), refusal)).await,
         Err(refusal) => {
             session.close(admission::CLOSE_UNAUTHORIZED, refusal.to_string().as_bytes());
             Err(refusal.into())
@@ -193,11 +199,12 @@ fn enter(
     Ok(Entered { pass, source, inbox, refusal })
 }
 
-async fn serve(
-    session: web_transport::Session,
-    mut handshake: moq_net::server::Handshake<Session>,
+/// `close` ends the session with a word, and returns when that has arrived.
+async fn serve<S: moq_net::transport::poll::Session, F: Future<Output = ()>>(
+    mut handshake: moq_net::server::Handshake<S>,
     entered: Entered,
     viewers: Arc<Viewers>,
+    close: impl Fn(Refusal) -> F,
 ) -> Result<(), FanoutError> {
     let Entered { pass, source, inbox, refusal } = entered;
     let wanted = match handshake.role() {
@@ -206,7 +213,7 @@ async fn serve(
         _ => true,
     };
     if !wanted {
-        close(&session, refusal).await;
+        close(refusal).await;
         return Err(refusal.into());
     }
     // Who only watches needs no inbox.
@@ -231,17 +238,17 @@ async fn serve(
     let mut driver = std::pin::pin!(moq_net::time::run(driver));
     tokio::select! {
         ended = &mut driver => tracing::debug!(%ended, "MoQ session ended"),
-        () = pass.expired() => close(&session, Refusal::Expired).await,
+        () = pass.expired() => close(Refusal::Expired).await,
         too_much = admitting => {
             tracing::warn!(%too_much, "a program is sent away");
-            close(&session, Refusal::TooMuch).await;
+            close(Refusal::TooMuch).await;
         }
     }
     Ok(())
 }
 
 /// Says why, and nothing else any more, for the session's driver is gone.
-async fn close(session: &web_transport::Session, refusal: Refusal) {
+async fn close(session: web_transport::Session, refusal: Refusal) {
     session.close(admission::CLOSE_UNAUTHORIZED, refusal.to_string().as_bytes());
     // The word is on its way.
     let _ = tokio::time::timeout(REFUSED, session.closed()).await;

@@ -159,13 +159,18 @@ async fn wait_connected(edge: &Edge, upstreams: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn moq_s_own_program_publishes_into_us_and_watches_from_us_over_raw_quic_and_webtransport() {
+async fn moq_s_own_program_publishes_into_us_and_watches_from_us_over_quic_webtransport_and_websocket() {
     let _stage = alone().await;
     let dir = Dir::new("strangers-moq");
     let edge = Edge::start(&dir, 0, 0).await;
-    let (quic, web) = ("moqt", "https");
-    for (publishing, watching, name) in [(quic, web, "studio/one"), (web, quic, "studio/two")] {
-        let root = |scheme| format!("{scheme}://127.0.0.1:{}/studio", edge.quic_port);
+    let (quic, web, tcp) = ("moqt", "https", "ws");
+    for (publishing, watching, name) in
+        [(quic, web, "studio/one"), (web, tcp, "studio/two"), (tcp, quic, "studio/three")]
+    {
+        let root = |scheme| {
+            let port = if scheme == tcp { edge.http_port } else { edge.quic_port };
+            format!("{scheme}://127.0.0.1:{port}/studio")
+        };
         // The path of the URL is above the name.
         let (_, below) = name.split_once('/').unwrap();
         let mut publisher = Publisher::start(&dir, &root(publishing), &edge.fingerprint, below);

@@ -35,12 +35,10 @@ pub enum EncoderError {
         known: String,
     },
     /// A show cannot be encoded that way.
-    #[error("the video codec {codec:?} is not offered: {reason}; use {known}")]
+    #[error("the video codec {codec:?} is not offered, because there is no encoder for it: use {known}")]
     UnknownCodec {
         /// As given.
         codec: String,
-        /// Why not.
-        reason: &'static str,
         /// Those that there are.
         known: String,
     },

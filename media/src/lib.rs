@@ -4,6 +4,7 @@
 //!
 //! This crate is pure: no IO, no clock, no async. It also compiles for wasm32.
 
+pub mod av1;
 pub mod catalog;
 pub mod cmaf;
 pub mod container;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::vp8;
+use crate::{av1, vp8};
 
 /// A track's number within its broadcast. The catalog gives it a name; on the bond it is one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -68,7 +68,10 @@ impl TrackConfig {
     /// `Err`: the codec, if a recording has no place for it ([`crate::cmaf`]).
     pub fn check_storable(&self) -> Result<(), &str> {
         match self {
-            TrackConfig::Video(video) if self.is_h264() || video.codec == vp8::CODEC => Ok(()),
+            TrackConfig::Video(_) if self.is_h264() => Ok(()),
+            TrackConfig::Video(VideoConfig { codec, .. }) if codec == vp8::CODEC || av1::is_codec(codec) => {
+                Ok(())
+            }
             TrackConfig::Audio(audio) if audio.codec == "opus" => Ok(()),
             TrackConfig::Video(VideoConfig { codec, .. }) | TrackConfig::Audio(AudioConfig { codec, .. }) => {
                 Err(codec)

@@ -1,13 +1,14 @@
 //! The video encoders that a machine may have, best first, and how each is set up for low delay: no
 //! B-frames, no look-ahead, a bounded buffer, keyframes only where they are asked for.
 //!
-//! Only `x264`, `openh264` and `vpx` could be run on the machines that this was written on. The hardware ones are
+//! Only `x264`, `openh264`, `vpx` and `aom` could be run on the machines that this was written on. The hardware ones are
 //! set up by their documentation; [`super::probe`] uses none that does not really encode.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 
+use super::aom;
 use super::format::VideoCodec;
 use super::vbv::vbv_millis;
 use crate::EncoderError;
@@ -65,6 +66,8 @@ pub(super) enum RateControl {
     V4l2,
     /// Bits per second, and the buffer in milliseconds of them.
     Vpx,
+    /// The same, of our own element.
+    Aom,
 }
 
 /// Where an encoder runs that needs no hardware.
@@ -72,7 +75,7 @@ const PROCESSOR: &str = "processor";
 
 /// All that are known, in the order in which they are tried: hardware first, because it leaves the
 /// processor to the rest of the show.
-pub(crate) const CODECS: [Codec; 6] = [
+pub(crate) const CODECS: [Codec; 7] = [
     Codec {
         name: "vaapi",
         element: "vah264enc",
@@ -169,6 +172,15 @@ pub(crate) const CODECS: [Codec; 6] = [
         ],
         rate: RateControl::Vpx,
     },
+    Codec {
+        name: "aom",
+        element: aom::element::NAME,
+        makes: VideoCodec::Av1,
+        place: PROCESSOR,
+        // All is set there.
+        properties: &[],
+        rate: RateControl::Aom,
+    },
 ];
 
 /// The encoder of this name, if it makes this.
@@ -197,6 +209,9 @@ impl Codec {
 
     /// Makes the element.
     pub(crate) fn make(&self, shape: Shape, bitrate: u32) -> Result<gst::Element, EncoderError> {
+        if self.makes == VideoCodec::Av1 {
+            aom::element::register()?;
+        }
         let element = make(self.element, &[])?;
         for (property, value) in self.properties {
             // Versions of a plug-in differ in what they have.
@@ -251,6 +266,10 @@ impl Codec {
                 set("buffer-initial-size", (buffer / 2).into());
                 set("target-bitrate", bits);
             }
+            RateControl::Aom => {
+                set("buffer-size", buffer.into());
+                set("target-bitrate", bits);
+            }
             RateControl::V4l2 => {
                 let controls = format!(
                     "controls,video_bitrate_mode=1,video_bitrate={bits},video_gop_size={KEYFRAME_DISTANCE},\
@@ -287,7 +306,7 @@ mod tests {
             }
             assert!(check_choice(codec.makes, codec.name).is_ok());
         }
-        assert!(made >= 3, "x264, openh264 and vpx are installed here");
+        assert!(made >= 4, "x264, openh264 and vpx are installed here, and aom is part of this program");
     }
 
     #[test]

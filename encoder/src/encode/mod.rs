@@ -1,4 +1,4 @@
-//! The encoders: raw pictures and sound in, H.264 or VP8 and Opus out.
+//! The encoders: raw pictures and sound in, H.264, VP8 or AV1 and Opus out.
 //!
 //! ```text
 //! picture -> groups: which group, keyframe? -+-> rendition 0 (main)  -> chain -> output
@@ -33,6 +33,7 @@ pub use format::VideoCodec;
 pub(crate) use packets::Packets;
 pub use probe::{VideoEncoder, video_encoders};
 
+mod aom;
 mod bare;
 mod chain;
 mod codec;

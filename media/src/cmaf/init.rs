@@ -8,8 +8,8 @@ use super::table::Table;
 use super::{CmafError, START_UUID, TIMESCALE};
 use crate::h264::{NalType, ParameterSets, length_prefixed_nals, put_annex_b, to_length_prefixed};
 use crate::opus::OpusHead;
-use crate::vp8;
 use crate::{AudioConfig, Frame, Time, Track, TrackConfig, TrackId, VideoConfig};
+use crate::{av1, vp8};
 
 /// From 1904, MP4's epoch, to 1970.
 const MP4_EPOCH_SECONDS: u64 = 2_082_844_800;
@@ -313,6 +313,9 @@ pub(super) fn sample_entry(track: &Track, sets: Option<&ParameterSets>) -> Resul
         TrackConfig::Video(config) if track.config.is_h264() => {
             let avcc = sets.ok_or(CmafError::NoParameterSets(track.id))?.avcc()?;
             Ok(visual(b"avc1", config, |out| put_box(out, b"avcC", |out| out.put_slice(&avcc))))
+        }
+        TrackConfig::Video(config) if let Some(av1c) = av1::av1c(&config.codec) => {
+            Ok(visual(b"av01", config, |out| put_box(out, b"av1C", |out| out.put_slice(&av1c))))
         }
         TrackConfig::Video(config) => Ok(visual(b"vp08", config, |out| {
             put_full_box(out, b"vpcC", 1, 0, |out| out.put_slice(&vp8::vpcc()));

@@ -7,8 +7,8 @@
 //! ftyp
 //! free                               16 bytes, see below
 //! moov                               once, when the first keyframe is known
-//!       mvhd trak* mvex uuid(start)  `avc1` with avcC or `vp08` with vpcC, `Opus`
-//!                                    with dOps, timescale 1 000 000;
+//!       mvhd trak* mvex uuid(start)  `avc1` with avcC, `vp08` with vpcC or `av01`
+//!                                    with av1C, `Opus` with dOps, timescale 1 000 000;
 //!                                    in mvex, `free` is replaced by `mehd` as the file grows
 //! prft                               before the first frame of each group: its capture time
 //! moof  mdat                         one per frame, written as it comes
@@ -28,8 +28,9 @@
 //! **H.264** is stored without its SPS and PPS, as `avc1` asks; they are in `avcC`, and the reader puts
 //! them back in front of each keyframe. A change of the parameter sets needs a new file.
 //!
-//! **VP8** is stored as it is. Its keyframes say how large they are, and it may change within a file; `vp08` has the
-//! size that was announced, in which players show it.
+//! **VP8 and AV1** are stored as they are. Their keyframes say how large they are, and it may change within a file;
+//! `vp08` and `av01` have the size that was announced, in which players show it. `av1C` has no sequence header in it: the
+//! keyframes have theirs.
 //!
 //! **Boxes of our own.** Players pass over `uuid` boxes that they do not know. Numbers are big endian.
 //!
@@ -86,8 +87,8 @@ const STAMP_UUID: &[u8; 16] = b"roadie/stamp/v01";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CmafError {
-    /// Only H.264, VP8 and Opus have a sample entry here.
-    #[error("codec {0} cannot be stored in MP4 by Roadie: use H.264 or VP8, and Opus")]
+    /// Only H.264, VP8, AV1 and Opus have a sample entry here.
+    #[error("codec {0} cannot be stored in MP4 by Roadie: use H.264, VP8 or AV1, and Opus")]
     UnsupportedCodec(String),
     /// An H.264 track can be described only when its SPS and PPS are known.
     #[error("no parameter sets for video track {}: wait for its first keyframe", .0.0)]

@@ -70,7 +70,7 @@ pub enum KeepError {
         source: io::Error,
     },
     /// The file format has no place for it.
-    #[error("a show with codec {0} cannot be kept: use H.264 or VP8, and Opus")]
+    #[error("a show with codec {0} cannot be kept: use H.264, VP8 or AV1, and Opus")]
     Codec(String),
     /// The system gives no thread.
     #[error("cannot start the thread that keeps the show: {0}")]

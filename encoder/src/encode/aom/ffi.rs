@@ -1,0 +1,236 @@
+//! libaom's C interface (`aom/aom_encoder.h`, `aom/aomcx.h`), as far as it is used here.
+//!
+//! The library is loaded when AV1 is wanted, so that a machine without it can do all the rest. Its soname, version 3,
+//! stands for the layout of these structures, and libaom compares [`ABI_VERSION`] itself when an encoder is made.
+
+use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use std::sync::OnceLock;
+
+/// `AOM_ENCODER_ABI_VERSION`.
+pub(super) const ABI_VERSION: c_int = 29;
+/// `AOM_USAGE_REALTIME`.
+pub(super) const USAGE_REALTIME: c_uint = 1;
+/// `AOM_CBR`.
+pub(super) const CBR: c_int = 1;
+/// `AOM_EFLAG_FORCE_KF`.
+pub(super) const FORCE_KEYFRAME: c_long = 1;
+/// `AOM_FRAME_IS_KEY`.
+pub(super) const IS_KEYFRAME: u32 = 1;
+/// `AOM_CODEC_CX_FRAME_PKT`.
+pub(super) const FRAME_PACKET: c_int = 0;
+/// `AOM_IMG_FMT_I420`.
+pub(super) const I420: c_int = 0x102;
+
+/// `aom_codec_enc_cfg_t`.
+#[repr(C)]
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) usage: c_uint,
+    pub(super) threads: c_uint,
+    pub(super) profile: c_uint,
+    pub(super) width: c_uint,
+    pub(super) height: c_uint,
+    pub(super) limit: c_uint,
+    pub(super) forced_max_size: [c_uint; 2],
+    pub(super) bit_depth: c_int,
+    pub(super) input_bit_depth: c_uint,
+    pub(super) timebase: [c_int; 2],
+    pub(super) error_resilient: u32,
+    pub(super) pass: c_int,
+    pub(super) lag_in_frames: c_uint,
+    pub(super) dropframe_thresh: c_uint,
+    pub(super) resize: [c_uint; 3],
+    pub(super) superres: [c_uint; 5],
+    pub(super) end_usage: c_int,
+    pub(super) stats: [FixedBuffer; 2],
+    pub(super) target_bitrate: c_uint,
+    pub(super) min_quantizer: c_uint,
+    pub(super) max_quantizer: c_uint,
+    pub(super) undershoot_pct: c_uint,
+    pub(super) overshoot_pct: c_uint,
+    pub(super) buf_sz: c_uint,
+    pub(super) buf_initial_sz: c_uint,
+    pub(super) buf_optimal_sz: c_uint,
+    pub(super) two_pass: [c_uint; 3],
+    pub(super) fwd_kf_enabled: c_int,
+    pub(super) kf_mode: c_int,
+    pub(super) kf_min_dist: c_uint,
+    pub(super) kf_max_dist: c_uint,
+    pub(super) sframe: [c_uint; 2],
+    pub(super) large_scale_tile: c_uint,
+    pub(super) monochrome: c_uint,
+    pub(super) full_still_picture_hdr: c_uint,
+    pub(super) save_as_annexb: c_uint,
+    pub(super) tile_counts: [c_int; 2],
+    pub(super) tile_sizes: [[c_int; 64]; 2],
+    pub(super) fixed_qp: [c_int; 6],
+    pub(super) encoder_cfg: [c_uint; 35],
+    /// Beyond the end: what a later libaom might add and fill in, before it compares versions.
+    reserve: [c_uint; 64],
+}
+
+/// `aom_fixed_buf_t`.
+#[repr(C)]
+#[derive(Clone)]
+pub(super) struct FixedBuffer {
+    buf: *mut c_void,
+    sz: usize,
+}
+
+/// `aom_codec_ctx_t`.
+#[repr(C)]
+pub(super) struct Context {
+    name: *const c_char,
+    interface: *const c_void,
+    err: c_int,
+    err_detail: *const c_char,
+    init_flags: c_long,
+    config: *const c_void,
+    private: *mut c_void,
+}
+
+/// `aom_image_t`.
+#[repr(C)]
+pub(super) struct Image {
+    pub(super) format: c_int,
+    pub(super) colour: [c_int; 3],
+    pub(super) monochrome: c_int,
+    pub(super) chroma_position: c_int,
+    pub(super) range: c_int,
+    pub(super) stored: [c_uint; 2],
+    pub(super) bit_depth: c_uint,
+    pub(super) displayed: [c_uint; 2],
+    pub(super) rendered: [c_uint; 2],
+    pub(super) chroma_shift: [c_uint; 2],
+    pub(super) planes: [*const u8; 3],
+    pub(super) strides: [c_int; 3],
+    pub(super) size: usize,
+    pub(super) bits_per_sample: c_int,
+    pub(super) layers: [c_int; 2],
+    pub(super) user: *mut c_void,
+    pub(super) data: *mut u8,
+    pub(super) owned: [c_int; 2],
+    pub(super) metadata: *mut c_void,
+    pub(super) frame_buffer: *mut c_void,
+}
+
+/// `aom_codec_cx_pkt_t`, of which only frames are read.
+#[repr(C)]
+pub(super) struct Packet {
+    pub(super) kind: c_int,
+    pub(super) data: *const u8,
+    pub(super) len: usize,
+    pub(super) pts: i64,
+    pub(super) duration: c_ulong,
+    pub(super) flags: u32,
+}
+
+// Sizes and offsets as a C compiler has them for the headers of libaom 3.6.0 on a machine of 64 bits.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(
+        std::mem::offset_of!(Config, reserve) == 904
+            && size_of::<Context>() == 56
+            && size_of::<Image>() == 168
+    );
+    assert!(std::mem::offset_of!(Config, timebase) == 40);
+    assert!(std::mem::offset_of!(Config, target_bitrate) == 136);
+    assert!(std::mem::offset_of!(Config, kf_max_dist) == 192);
+    assert!(std::mem::offset_of!(Config, tile_sizes) == 228);
+    assert!(std::mem::offset_of!(Config, encoder_cfg) == 764);
+    assert!(std::mem::offset_of!(Context, err_detail) == 24);
+    assert!(std::mem::offset_of!(Image, planes) == 64 && std::mem::offset_of!(Image, strides) == 88);
+    assert!(std::mem::offset_of!(Packet, data) == 8 && std::mem::offset_of!(Packet, flags) == 40);
+};
+
+/// `aome_enc_control_id` of `aomcx.h`: the switches that are set, with their numbers.
+#[derive(Clone, Copy, Debug)]
+#[repr(i32)]
+pub(super) enum Control {
+    CpuUsed = 13,
+    MaxIntraBitratePct = 26,
+    RowMt = 32,
+    TileColumns = 33,
+    EnableTplModel = 35,
+    AqMode = 40,
+    SuperblockSize = 56,
+    EnableCdef = 58,
+    EnableObmc = 61,
+    DisableTrellisQuant = 62,
+    EnableOrderHint = 79,
+    EnableRefFrameMvs = 84,
+    EnableGlobalMotion = 95,
+    EnableWarpedMotion = 96,
+    EnableFilterIntra = 98,
+    EnableSmoothIntra = 99,
+    EnableCflIntra = 101,
+    EnablePalette = 104,
+    EnableAngleDelta = 106,
+    DeltaqMode = 107,
+    IntraDefaultTxOnly = 121,
+    CoeffCostUpdFreq = 126,
+    ModeCostUpdFreq = 127,
+    MvCostUpdFreq = 128,
+}
+
+/// The library's functions.
+pub(super) struct Library {
+    pub(super) interface: unsafe extern "C" fn() -> *const c_void,
+    pub(super) defaults: unsafe extern "C" fn(*const c_void, *mut Config, c_uint) -> c_int,
+    pub(super) init: unsafe extern "C" fn(*mut Context, *const c_void, *const Config, c_long, c_int) -> c_int,
+    pub(super) configure: unsafe extern "C" fn(*mut Context, *const Config) -> c_int,
+    pub(super) control: unsafe extern "C" fn(*mut Context, c_int, ...) -> c_int,
+    pub(super) encode: unsafe extern "C" fn(*mut Context, *const Image, i64, c_ulong, c_long) -> c_int,
+    pub(super) packet: unsafe extern "C" fn(*mut Context, *mut *const c_void) -> *const Packet,
+    pub(super) destroy: unsafe extern "C" fn(*mut Context) -> c_int,
+    describe: unsafe extern "C" fn(c_int) -> *const c_char,
+}
+
+impl Library {
+    /// Loads it, once in the life of this program.
+    pub(super) fn get() -> Result<&'static Library, String> {
+        static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
+        LIBRARY.get_or_init(Library::load).as_ref().map_err(Clone::clone)
+    }
+
+    fn load() -> Result<Library, String> {
+        // SAFETY: the names are C strings, the library is never closed, and the functions have had these types
+        // since libaom 3.0 (the header's).
+        unsafe {
+            let library = libc::dlopen(c"libaom.so.3".as_ptr(), libc::RTLD_NOW);
+            if library.is_null() {
+                return Err("libaom.so.3 is not there; on Debian: apt install libaom3".to_owned());
+            }
+            let find = |name: &CStr| {
+                let found = libc::dlsym(library, name.as_ptr());
+                let missing = || format!("libaom.so.3 has no {}", name.to_string_lossy());
+                if found.is_null() { Err(missing()) } else { Ok(found) }
+            };
+            Ok(Library {
+                interface: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_av1_cx")?),
+                defaults: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_enc_config_default")?),
+                init: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_enc_init_ver")?),
+                configure: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_enc_config_set")?),
+                control: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_control")?),
+                encode: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_encode")?),
+                packet: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_get_cx_data")?),
+                destroy: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_destroy")?),
+                describe: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_err_to_string")?),
+            })
+        }
+    }
+
+    /// `Err`: what went wrong, with libaom's details where it has some.
+    pub(super) fn check(&self, status: c_int, context: Option<&Context>) -> Result<(), String> {
+        if status == 0 {
+            return Ok(());
+        }
+        // SAFETY: libaom's texts are C strings that live as long as it or the context.
+        unsafe {
+            let text = |text: *const c_char| CStr::from_ptr(text).to_string_lossy().into_owned();
+            let details = context.map(|context| context.err_detail).filter(|details| !details.is_null());
+            let words = text((self.describe)(status));
+            Err(details.map_or(words.clone(), |details| format!("{words}: {}", text(details))))
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //!
 //! `cargo run --release -p roadie-encoder --example measure -- step [FROM] [TO] [CODEC] [FILE]`: the bond's rate steps
 //! down in the middle of a group; how soon the output follows, and how large single frames are. CODEC is
-//! `h264` or `vp8`; FILE, a clip, takes the place of the test picture.
+//! `h264`, `vp8` or `av1`; FILE, a clip, takes the place of the test picture.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};

@@ -274,3 +274,71 @@ fn number(text: &str, digits: usize) -> Option<u8> {
     let plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The start of a keyframe of 1280x720 as SVT-AV1 makes it: delimiter, sequence header, the first bytes of a frame
+    /// whose size is cut to fit.
+    const MAIN: [u8; 19] = [
+        0x12, 0x00, 0x0a, 0x0b, 0x00, 0x00, 0x00, 0x2d, 0x4c, 0xff, 0xb3, 0xcf, 0xbf, 0x90, 0x04, 0x32, 0x02,
+        0x10, 0x00,
+    ];
+    /// The same of libaom: 640x360 in 4:4:4, and in ten bits.
+    const HIGH: &[u8] = &[
+        0x0a, 0x0d, 0x20, 0x00, 0x00, 0x0c, 0xc4, 0xff, 0x67, 0x3f, 0xfe, 0x68, 0x08, 0x68, 0x01, 0x32, 0x01,
+        0x14,
+    ];
+    const TEN: &[u8] =
+        &[0x0a, 0x0b, 0x00, 0x00, 0x00, 0x0c, 0xc4, 0xff, 0x67, 0x36, 0xbe, 0x50, 0x10, 0x32, 0x01, 0x10];
+
+    #[test]
+    fn a_keyframe_tells_its_codec_and_size() {
+        let of = |unit: &[u8]| Sequence::of(unit).map(|found| (found.to_string(), found.width, found.height));
+        assert_eq!(of(&MAIN), Some(("av01.0.05M.08".into(), 1280, 720)));
+        assert_eq!(of(HIGH), Some(("av01.1.01M.08".into(), 640, 360)));
+        assert_eq!(of(TEN), Some(("av01.0.01M.10".into(), 640, 360)));
+    }
+
+    #[test]
+    fn the_delimiter_goes_and_the_rest_stays() {
+        assert_eq!(without_delimiters(&MAIN).as_deref(), Some(&MAIN[2..]));
+        assert_eq!(without_delimiters(HIGH).as_deref(), Some(HIGH));
+        assert_eq!(without_delimiters(&MAIN[..10]), None, "cut off");
+    }
+
+    #[test]
+    fn other_frames_and_garbage_are_no_keyframes() {
+        assert!(is_keyframe(&MAIN));
+        let [mut delta, mut hidden, mut shown_again, mut forbidden] = [MAIN; 4];
+        (delta[17], hidden[17], shown_again[17], forbidden[2]) = (0x30, 0x00, 0x90, 0x8a);
+        for unit in [delta, hidden, shown_again, forbidden] {
+            assert!(!is_keyframe(&unit), "{unit:x?}");
+        }
+        assert!(!is_keyframe(&MAIN[15..]), "no sequence header");
+        assert!(!is_keyframe(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), "no size");
+        for len in 0..MAIN.len() - 1 {
+            assert!(!is_keyframe(&MAIN[..len]), "{len}");
+            assert_eq!(Sequence::of(&MAIN[..len]), None);
+        }
+        // Whatever the bits are, reading them ends.
+        for byte in 0..=255 {
+            let header = [&[0x0a, 0x08][..], &[byte; 8], &[0x32, 0x01, 0x10]].concat();
+            let _ = Sequence::of(&header);
+        }
+    }
+
+    #[test]
+    fn a_recording_has_what_the_codec_string_says() {
+        // Bytes 1 and 2 as FFmpeg writes them for the same streams.
+        assert_eq!(av1c("av01.0.05M.08"), Some([0x81, 0x05, 0x0c, 0]));
+        assert_eq!(av1c("av01.0.13H.10"), Some([0x81, 0x0d, 0xcc, 0]));
+        assert_eq!(av1c("av01.0.05M.08.0.110"), Some([0x81, 0x05, 0x0c, 0]), "the long form");
+        for other in
+            ["av01", "av01.0.5M.08", "av01.3.05M.08", "av01.0.05X.08", "av01.0.é.08", "av01.0.05M.09", "vp8"]
+        {
+            assert!(!is_codec(other), "{other}");
+        }
+    }
+}

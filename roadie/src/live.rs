@@ -93,11 +93,12 @@ pub struct Raw {
     #[arg(long, value_name = "RATE")]
     pub record_bitrate: Option<String>,
 
-    /// How pictures are compressed: h264 or vp8. H.264 needs fewer bits, and phones decode it in hardware [default: h264]
+    /// How pictures are compressed: h264, vp8 or av1. Phones decode H.264 in hardware; AV1 needs the fewest bits, and
+    /// much more of the processor [default: h264]
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<String>,
 
-    /// The video encoder: vaapi, nvenc, v4l2, x264 or openh264; vpx for VP8 [default: the first of them that works
+    /// The video encoder: vaapi, nvenc, v4l2, x264 or openh264; vpx for VP8; aom for AV1 [default: the first of them that works
     /// here]
     #[arg(long, value_name = "ENCODER")]
     pub encoder: Option<String>,

@@ -48,8 +48,11 @@ async fn wrong_words_are_named() {
         (&["--input", "test", EDGE[0], EDGE[1], "--uplink", "lo", "--uplink", "lo@2"], &["lo@2", "twice"]),
         (&["--input", "test", "--edge", "edge.example"], &["edge.example", "https://"]),
         (&["--input", "test", EDGE[0], EDGE[1], "--bitrate", "fast"], &["fast", "2500k"]),
-        (&["--input", "test", EDGE[0], EDGE[1], "--codec", "h265"], &["--codec", "h265", "h264 or vp8"]),
-        (&["--input", "test", EDGE[0], EDGE[1], "--codec", "av1"], &["av1", "keyframes", "h264 or vp8"]),
+        (&["--input", "test", EDGE[0], EDGE[1], "--codec", "h265"], &["--codec", "h265", "h264, vp8 or av1"]),
+        (
+            &["--input", "test", EDGE[0], EDGE[1], "--codec", "av1", "--encoder", "vpx"],
+            &["vpx makes vp8, not av1", "aom"],
+        ),
         (
             &["--input", "test", EDGE[0], EDGE[1], "--codec", "vp8", "--encoder", "x264"],
             &["x264 makes h264, not vp8", "vpx"],

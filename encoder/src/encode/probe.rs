@@ -167,6 +167,8 @@ mod tests {
         assert!(chosen.iter().all(|codec| codec.makes == VideoCodec::H264));
         let vp8 = choose(VideoCodec::Vp8, None).expect("vpx");
         assert_eq!(vp8.iter().map(|codec| codec.name).collect::<Vec<_>>(), ["vpx"]);
+        let av1 = choose(VideoCodec::Av1, None).expect("aom");
+        assert_eq!(av1.iter().map(|codec| codec.name).collect::<Vec<_>>(), ["aom"]);
         assert_eq!(choose(VideoCodec::H264, Some("x264")).expect("it works").len(), 1);
     }
 

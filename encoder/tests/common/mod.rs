@@ -156,6 +156,11 @@ pub fn decode_vp8(frames: &[Frame], width: usize) -> Vec<Luma> {
     decode_with("video/x-vp8 ! vp8dec", frames, width)
 }
 
+/// The same for AV1.
+pub fn decode_av1(frames: &[Frame], width: usize) -> Vec<Luma> {
+    decode_with("video/x-av1,stream-format=obu-stream,alignment=tu ! av1dec", frames, width)
+}
+
 fn decode_with(caps_and_decoder: &str, frames: &[Frame], width: usize) -> Vec<Luma> {
     let pipeline = gst::parse::launch(&format!(
         "appsrc name=in format=time caps={caps_and_decoder} ! videoconvert ! video/x-raw,format=I420 \

@@ -194,28 +194,23 @@ impl Library {
     }
 
     fn load() -> Result<Library, String> {
-        // SAFETY: the names are C strings, the library is never closed, and the functions have had these types
-        // since libaom 3.0 (the header's).
+        // SAFETY: the name is a C string; the library is never closed.
+        let library = unsafe { libc::dlopen(c"libaom.so.3".as_ptr(), libc::RTLD_NOW) };
+        if library.is_null() {
+            return Err("libaom.so.3 is not there; on Debian: apt install libaom3".to_owned());
+        }
+        // SAFETY: the functions have had these types since libaom 3.0 (those of its headers).
         unsafe {
-            let library = libc::dlopen(c"libaom.so.3".as_ptr(), libc::RTLD_NOW);
-            if library.is_null() {
-                return Err("libaom.so.3 is not there; on Debian: apt install libaom3".to_owned());
-            }
-            let find = |name: &CStr| {
-                let found = libc::dlsym(library, name.as_ptr());
-                let missing = || format!("libaom.so.3 has no {}", name.to_string_lossy());
-                if found.is_null() { Err(missing()) } else { Ok(found) }
-            };
             Ok(Library {
-                interface: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_av1_cx")?),
-                defaults: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_enc_config_default")?),
-                init: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_enc_init_ver")?),
-                configure: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_enc_config_set")?),
-                control: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_control")?),
-                encode: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_encode")?),
-                packet: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_get_cx_data")?),
-                destroy: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_destroy")?),
-                describe: std::mem::transmute::<*mut c_void, _>(find(c"aom_codec_err_to_string")?),
+                interface: function(library, c"aom_codec_av1_cx")?,
+                defaults: function(library, c"aom_codec_enc_config_default")?,
+                init: function(library, c"aom_codec_enc_init_ver")?,
+                configure: function(library, c"aom_codec_enc_config_set")?,
+                control: function(library, c"aom_codec_control")?,
+                encode: function(library, c"aom_codec_encode")?,
+                packet: function(library, c"aom_codec_get_cx_data")?,
+                destroy: function(library, c"aom_codec_destroy")?,
+                describe: function(library, c"aom_codec_err_to_string")?,
             })
         }
     }
@@ -233,4 +228,19 @@ impl Library {
             Err(details.map_or(words.clone(), |details| format!("{words}: {}", text(details))))
         }
     }
+}
+
+/// A function of a library that is loaded.
+///
+/// # Safety
+/// `F` is a pointer to a function of the type that it has.
+unsafe fn function<F: Copy>(library: *mut c_void, name: &CStr) -> Result<F, String> {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: the name is a C string, and the library is open.
+    let found = unsafe { libc::dlsym(library, name.as_ptr()) };
+    if found.is_null() {
+        return Err(format!("libaom.so.3 has no {}", name.to_string_lossy()));
+    }
+    // SAFETY: the caller's; both are a pointer.
+    Ok(unsafe { std::mem::transmute_copy(&found) })
 }

@@ -282,6 +282,25 @@ mod tests {
         assert_eq!(none, CmafError::UnsupportedCodec("flac".into()));
     }
 
+    /// What `av1C` says is the codec string's; the frames stay as they are.
+    #[test]
+    fn av1_has_a_sample_entry_of_its_own() {
+        let mut tracks = tracks();
+        let TrackConfig::Video(config) = &mut tracks[0].config else { panic!("pictures come first") };
+        config.codec = "av01.0.05M.08".into();
+        let (mut writer, mut file) = Writer::new("x", &tracks, Vec::new(), ZERO).unwrap();
+        let entry = file.windows(4).position(|kind| kind == b"av01").unwrap();
+        assert_eq!(file[entry + 28..][..4], [5, 0, 2, 208], "1280x720");
+        assert_eq!(file[entry + 82..][..12], *b"\0\0\0\x0cav1C\x81\x05\x0c\0");
+        let frame = Frame { data: vec![0x32, 0, 0, 0, 1, 0x67].into(), ..picture(0) };
+        writer.fragment(&frame, &mut file).unwrap();
+        let mut reader = Reader::new();
+        reader.push(&file);
+        let Some(Item::Start(start)) = reader.poll() else { panic!("no start") };
+        let Some(Item::Fragment(fragment)) = reader.poll() else { panic!("no frame") };
+        assert_eq!(start.restore(&fragment), Some(frame));
+    }
+
     /// VP8 needs nothing in front of its keyframes, and its pictures may change their size.
     #[test]
     fn vp8_is_stored_as_it_is() {

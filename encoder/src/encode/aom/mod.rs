@@ -87,7 +87,7 @@ const CONTROLS: [(Control, c_int); 23] = [
 fn speed(pictures: Pictures) -> c_int {
     let pixels = u64::from(pictures.width) * u64::from(pictures.height);
     match pixels {
-        0..=230_400 => 6,
+        ..=230_400 => 6,
         ..=921_600 => 8,
         _ => 10,
     }

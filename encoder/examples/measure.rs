@@ -4,8 +4,9 @@
 //! frame in the hands of the sink, against a bare GStreamer pipeline of the same source and encoder, in turns.
 //!
 //! `cargo run --release -p roadie-encoder --example measure -- step [FROM] [TO] [CODEC] [FILE]`: the bond's rate steps
-//! down in the middle of a group; how soon the output follows, and how large single frames are. CODEC is
-//! `h264`, `vp8` or `av1`; FILE, a clip, takes the place of the test picture.
+//! down in the middle of a group; how soon the output follows, how large single frames are, and how long they took. CODEC
+//! is `h264`, `vp8` or `av1`; FILE, a clip, takes the place of the test picture. The shell's `time` before it says what
+//! it costs the processor.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -161,6 +162,16 @@ fn step(from: u32, to: u32, codec: VideoCodec, file: Option<&str>) -> Result<(),
     println!("  largest frame after it {largest:.2} of its budget; keyframes {keyframes}");
     let sizes: Vec<_> = all[told - 3..told + 12].iter().map(|(frame, _)| frame.data.len()).collect();
     println!("  bytes of the frames around it {sizes:?} (budget {budget:.0})");
+    let mut delays: Vec<_> =
+        all[30..].iter().map(|(frame, at)| at.micros_since(frame.capture_time)).collect();
+    let [p50, p95, p99] = [50, 95, 99].map(|percent| percentile(&mut delays, percent));
+    let captured = all.last().zip(all.first());
+    let captured = captured.map_or(0, |(last, first)| last.0.capture_time.micros_since(first.0.capture_time));
+    println!(
+        "  capture to encoded P50 {p50:.1}  P95 {p95:.1}  P99 {p99:.1} ms; {} pictures, of {:.0}",
+        all.len(),
+        captured as f64 * f64::from(fps) / 1e6 + 1.0
+    );
     let follows = rate(&all[told + 7..told + 37]) <= f64::from(to) * 1.1 / 1e6;
     let verdict = if follows && largest <= 2.0 && keyframes == 0 { "PASS" } else { "FAIL" };
     println!("{verdict}");

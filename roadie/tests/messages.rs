@@ -69,6 +69,36 @@ async fn wrong_words_are_named() {
     }
 }
 
+/// All but AV1 goes without libaom.
+#[tokio::test]
+async fn a_machine_without_libaom_says_what_to_install() {
+    let aom = async |hidden: Option<&Dir>| {
+        let mut command = Command::new(roadie());
+        if let Some(dir) = hidden {
+            // No library is looked for anew, so that GStreamer does not remember what is hidden here.
+            command.env("LD_LIBRARY_PATH", &dir.0).env("GST_REGISTRY_UPDATE", "no");
+        }
+        let output = command.args(["devices", "--json"]).stdin(Stdio::null()).output().await.unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let encoders = found["encoders"].as_array().expect("encoders").clone();
+        encoders.into_iter().find(|encoder| encoder["input"] == "aom").expect("aom")["missing"].clone()
+    };
+    assert_eq!(aom(None).await, serde_json::Value::Null, "it is there");
+    let dir = Dir::new("no-aom");
+    std::fs::write(dir.join("libaom.so.3"), "").unwrap();
+    let missing = aom(Some(&dir)).await;
+    assert!(missing.as_str().is_some_and(|words| words.contains("apt install libaom3")), "{missing}");
+    let mut live = Command::new(roadie());
+    live.env("LD_LIBRARY_PATH", &dir.0).env("GST_REGISTRY_UPDATE", "no").kill_on_drop(true);
+    live.args(["live", "--input", "test", EDGE[0], EDGE[1], "--codec", "av1", "--token", "0123456789abcdef"]);
+    let run = live.stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(common::PATIENCE, run).await.expect("it hangs").unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "it was accepted: {words}");
+    let last = words.lines().last().unwrap_or_default();
+    assert!(last.contains("apt install libaom3") && last.contains("`roadie devices`"), "{words}");
+}
+
 #[tokio::test]
 async fn a_wrong_key_in_a_settings_file_is_named() {
     let dir = Dir::new("toml");

@@ -21,6 +21,8 @@ pub(in crate::encode) const NAME: &str = "roadieav1enc";
 
 /// Until it is told.
 const DEFAULT: Spending = Spending { bitrate: 1_000_000, buffer: 150 };
+/// Pictures to try libaom with.
+const SMALL: Pictures = Pictures { width: 64, height: 64, fps: 30 };
 
 glib::wrapper! {
     /// Properties: `target-bitrate`, bits per second, and `buffer-size`, milliseconds of it. Both may be set while it
@@ -29,15 +31,17 @@ glib::wrapper! {
         @extends gst_video::VideoEncoder, gst::Element, gst::Object;
 }
 
-/// Makes it known to GStreamer, in this process.
+/// Makes it known to GStreamer, in this process. `Err`: libaom cannot be used here.
 pub(in crate::encode) fn register() -> Result<(), EncoderError> {
-    static DONE: OnceLock<bool> = OnceLock::new();
-    let done = DONE
-        .get_or_init(|| gst::Element::register(None, NAME, gst::Rank::NONE, Av1Enc::static_type()).is_ok());
-    done.then_some(()).ok_or_else(|| EncoderError::EncoderUnusable {
-        name: "aom".into(),
-        message: "GStreamer does not take its element".into(),
-    })
+    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+    let done = DONE.get_or_init(|| {
+        // What libaom says when it is tried is plainer here than out of a pipeline.
+        Av1Encoder::new(SMALL, DEFAULT)?;
+        let registered = gst::Element::register(None, NAME, gst::Rank::NONE, Av1Enc::static_type());
+        registered.map_err(|_| "GStreamer does not take its element".to_owned())
+    });
+    let unusable = |message| EncoderError::EncoderUnusable { name: "aom".into(), message };
+    done.clone().map_err(unusable)
 }
 
 #[derive(Default)]

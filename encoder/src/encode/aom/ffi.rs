@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 /// `AOM_ENCODER_ABI_VERSION`.
 pub(super) const ABI_VERSION: c_int = 29;
+/// `AOM_CODEC_ABI_MISMATCH`: [`ABI_VERSION`] is not that of the library.
+pub(super) const WRONG_ABI: c_int = 3;
 /// `AOM_USAGE_REALTIME`.
 pub(super) const USAGE_REALTIME: c_uint = 1;
 /// `AOM_CBR`.
@@ -190,14 +192,17 @@ impl Library {
     /// Loads it, once in the life of this program.
     pub(super) fn get() -> Result<&'static Library, String> {
         static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
-        LIBRARY.get_or_init(Library::load).as_ref().map_err(Clone::clone)
+        LIBRARY.get_or_init(|| Library::load(c"libaom.so.3")).as_ref().map_err(Clone::clone)
     }
 
-    fn load() -> Result<Library, String> {
+    fn load(name: &CStr) -> Result<Library, String> {
         // SAFETY: the name is a C string; the library is never closed.
-        let library = unsafe { libc::dlopen(c"libaom.so.3".as_ptr(), libc::RTLD_NOW) };
+        let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
         if library.is_null() {
-            return Err("libaom.so.3 is not there; on Debian: apt install libaom3".to_owned());
+            // SAFETY: it is called behind a failure of this thread, and the text is copied at once.
+            let reason = unsafe { libc::dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
+            let reason = reason.map_or("it is not there".into(), CStr::to_string_lossy);
+            return Err(format!("{reason}; on Debian: apt install libaom3"));
         }
         // SAFETY: the functions have had these types since libaom 3.0 (those of its headers).
         unsafe {
@@ -239,8 +244,21 @@ unsafe fn function<F: Copy>(library: *mut c_void, name: &CStr) -> Result<F, Stri
     // SAFETY: the name is a C string, and the library is open.
     let found = unsafe { libc::dlsym(library, name.as_ptr()) };
     if found.is_null() {
-        return Err(format!("libaom.so.3 has no {}", name.to_string_lossy()));
+        return Err(format!("the library has no {}", name.to_string_lossy()));
     }
     // SAFETY: the caller's; both are a pointer.
     Ok(unsafe { std::mem::transmute_copy(&found) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_not_there_or_another_one_says_so() {
+        let error = Library::load(c"libaom-of-nobody.so.3").err().expect("it is not there");
+        assert!(error.contains("libaom-of-nobody") && error.contains("apt install libaom3"), "{error}");
+        let error = Library::load(c"libc.so.6").err().expect("not libaom");
+        assert!(error.contains("aom_codec_av1_cx"), "{error}");
+    }
 }

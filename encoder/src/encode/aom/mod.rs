@@ -12,6 +12,10 @@ mod ffi;
 /// libaom takes no larger pictures here. AV1 has them up to 65536; this keeps sums of sizes far from overflowing.
 const MAX_SIDE: u32 = 16_384;
 
+/// See [`ffi`].
+const OTHER_VERSION: &str =
+    "this libaom is not of the versions that Roadie knows (3.6, of Debian 12); use --codec h264";
+
 /// What is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pictures {
@@ -86,10 +90,12 @@ const CONTROLS: [(Control, c_int); 23] = [
 /// 32 pixels wrong for one picture (docs/decisions/0019), so small pictures, which cost little, go without.
 fn speed(pictures: Pictures) -> c_int {
     let pixels = u64::from(pictures.width) * u64::from(pictures.height);
-    match pixels {
-        ..=230_400 => 6,
-        ..=921_600 => 8,
-        _ => 10,
+    if pixels <= 640 * 360 {
+        6
+    } else if pixels <= 1280 * 720 {
+        8
+    } else {
+        10
     }
 }
 
@@ -109,12 +115,15 @@ impl Av1Encoder {
             let interface = (library.interface)();
             library.check((library.defaults)(interface, &raw mut *config, ffi::USAGE_REALTIME), None)?;
             if (config.usage, config.bit_depth, config.kf_max_dist) != (ffi::USAGE_REALTIME, 8, 9999) {
-                return Err("this version of libaom has another layout of its settings".to_owned());
+                return Err(OTHER_VERSION.to_owned());
             }
             set_up(&mut config, pictures);
             spend(&mut config, spending);
             let status =
                 (library.init)(&raw mut *context, interface, &raw const *config, 0, ffi::ABI_VERSION);
+            if status == ffi::WRONG_ABI {
+                return Err(OTHER_VERSION.to_owned());
+            }
             library.check(status, Some(&context))?;
         }
         let mut encoder = Self { library, context, config, pictures, number: 0 };

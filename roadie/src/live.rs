@@ -93,8 +93,8 @@ pub struct Raw {
     #[arg(long, value_name = "RATE")]
     pub record_bitrate: Option<String>,
 
-    /// How pictures are compressed: h264, vp8 or av1. Phones decode H.264 in hardware; AV1 needs the fewest bits, and
-    /// much more of the processor [default: h264]
+    /// How pictures are compressed: h264, vp8 or av1. Phones decode H.264 in hardware; AV1 looks better where the
+    /// uplinks carry little, and takes twice the processor [default: h264]
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<String>,
 

@@ -39,6 +39,7 @@ pub const RUN: &[Need] = &[
     need("gstreamer1.0-plugins-bad", "H.264 parser"),
     need("gstreamer1.0-plugins-ugly", "x264, the H.264 encoder"),
     need("gstreamer1.0-libav", "decoders for clips"),
+    need("libaom3", "AV1, for shows that ask for it"),
 ];
 
 /// To watch without a person.

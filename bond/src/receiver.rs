@@ -296,12 +296,17 @@ impl Receiver {
         self.tracks.values().map(|order| order.late).sum()
     }
 
+    /// Frames that parity completed before a repair could, so far.
+    pub fn frames_recovered(&self) -> u64 {
+        self.tracks.values().map(|order| order.recovered).sum()
+    }
+
     /// Counters.
     pub fn stats(&self) -> ReceiverStats {
         ReceiverStats {
             // A hostile sender's numbers may be as large as they get.
             frames_lost: self.tracks.values().fold(0, |lost, order| lost.saturating_add(order.lost)),
-            frames_recovered: self.tracks.values().map(|order| order.recovered).sum(),
+            frames_recovered: self.frames_recovered(),
             frames_late: self.frames_late(),
             buffered_bytes: self.buffered_bytes(),
             buffered_frames: self.tracks.values().map(TrackOrder::len).sum(),

@@ -115,12 +115,16 @@ pub struct BroadcastStatus {
     pub moq: Option<intake::From>,
     /// By the bond's path number.
     pub uplinks: BTreeMap<u8, UplinkStatus>,
+    /// Groups begun for viewers.
+    pub groups: u64,
     /// Frames handed to viewers.
     pub published: u64,
     /// Frames given up at their deadline.
     pub lost: u64,
     /// Frames that came whole, but after they had been given up.
     pub late: u64,
+    /// Frames that parity completed before a repair could.
+    pub repaired: u64,
     /// Frames that nobody could decode, for want of an earlier one.
     pub undecodable: u64,
     /// Bytes of media handed to viewers.

@@ -15,10 +15,11 @@ use crate::admission::{self, Admission, Knock, Refusal, Visit};
 use crate::broadcasts::Broadcasts;
 use crate::clock::Clock;
 use crate::control::{self, Close};
+use crate::counters::{Counters, Protocol, Turned};
 use crate::dial::Address;
-use crate::fanout::{self, Viewers, websocket};
+use crate::fanout::{self, FanoutError, Viewers, websocket};
 use crate::http::{self, Player, Site};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, IngestError};
 use crate::intake::Intake;
 use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
@@ -174,11 +175,12 @@ impl Edge {
         let listener = tokio::net::TcpListener::bind(settings.http).await.map_err(|source| {
             EdgeError::Listen { protocol: "TCP", addr: settings.http, option: "--http", source }
         })?;
-        let (endpoint, config) = listen(settings.listen, identity)?;
+        let counters = Arc::new(Counters::default());
+        let (endpoint, config) = listen(settings.listen, identity, &counters)?;
         let port = endpoint.local_addr().map_or(settings.listen.port(), |addr| addr.port());
 
         let clock = Clock::start();
-        let keep = settings.keep.map(|dir| Keep::open(&dir, clock)).transpose()?;
+        let keep = settings.keep.as_deref().map(|dir| Keep::open(dir, clock)).transpose()?;
         let origin = Origin::start();
         let broadcasts = Broadcasts::default();
         let viewers = Arc::new(Viewers::default());
@@ -195,6 +197,9 @@ impl Edge {
             webtransport_port: port,
             certificate_hash,
             upstreams: settings.upstream.iter().map(Health::new).collect(),
+            counters,
+            sent: origin.lives().sent().clone(),
+            keep: settings.keep,
             stopping: AtomicBool::new(false),
             admission: admission.clone(),
         });
@@ -255,12 +260,14 @@ impl Edge {
             pulling.spawn(upstream::pull(address, place, intake.clone(), health.clone()));
         }
         let half_open = Arc::new(Semaphore::new(MAX_HALF_OPEN));
+        let counters = &site.counters;
         let quic = async {
             while let Some(incoming) = endpoint.accept().await {
                 // A flood of handshakes must not starve those who watch.
                 if half_open.available_permits() < MAX_HALF_OPEN - BUSY
                     && !incoming.remote_address_validated()
                 {
+                    counters.ask_for_proof();
                     let _ = incoming.retry();
                     continue;
                 }
@@ -269,10 +276,12 @@ impl Edge {
                 let handshake = match knock {
                     Knock::Come(handshake) => handshake,
                     Knock::Prove => {
+                        counters.ask_for_proof();
                         let _ = incoming.retry();
                         continue;
                     }
                     Knock::Refuse => {
+                        counters.turn(Turned::Address);
                         incoming.refuse();
                         continue;
                     }
@@ -286,10 +295,14 @@ impl Edge {
                             intake: intake.clone(),
                             viewers: viewers.clone(),
                             admission: admission.clone(),
+                            counters: counters.clone(),
                         };
                         tokio::spawn(serve(incoming, config.clone(), place, house));
                     }
-                    Err(_) => incoming.refuse(),
+                    Err(_) => {
+                        counters.turn(Turned::Crowd);
+                        incoming.refuse();
+                    }
                 }
             }
             if site.stopping.load(Ordering::Relaxed) {
@@ -297,8 +310,8 @@ impl Edge {
             }
         };
         let door = websocket::Door::new(origin.clone(), viewers.clone(), intake.clone(), admission.clone());
-        let router =
-            http::router(site.clone()).layer(axum::middleware::from_fn_with_state(door, websocket::upgrade));
+        let upgrades = axum::middleware::from_fn_with_state(door, websocket::upgrade);
+        let router = http::counted(http::router(site.clone()).layer(upgrades), site.clone());
         let http = async { axum::serve(listener, router).await };
         let stopped = async {
             stop.await;
@@ -339,6 +352,7 @@ struct House {
     intake: Intake,
     viewers: Arc<Viewers>,
     admission: Admission,
+    counters: Arc<Counters>,
 }
 
 async fn serve(incoming: quinn::Incoming, config: quinn::ServerConfig, half_open: HalfOpen, house: House) {
@@ -354,7 +368,7 @@ async fn route(
     half_open: HalfOpen,
     house: House,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let House { origin, ingest, intake, viewers, admission } = house;
+    let House { origin, ingest, intake, viewers, admission, counters } = house;
     let remote = incoming.remote_address().ip();
     let choice = Choice::default();
     config.transport_config(transport(&choice));
@@ -364,30 +378,59 @@ async fn route(
         let alpn = data.downcast::<HandshakeData>().ok().and_then(|data| data.protocol).unwrap_or_default();
         Ok::<_, quinn::ConnectionError>((alpn, connecting.await?))
     };
-    let (alpn, connection) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await??;
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    let handshake = handshake.inspect_err(|_| counters.turn(Turned::Slow))?;
+    let (alpn, connection) = handshake.inspect_err(|_| counters.turn(Turned::Broken))?;
+    let protocol = match alpn.as_slice() {
+        bond::ALPN | control::VERSIONS_ALPN => Protocol::Bond,
+        b"h3" => Protocol::WebTransport,
+        _ => Protocol::Moq,
+    };
+    let _connected = counters.connected(protocol);
+    let refuse = |reason| counters.refuse(protocol.word(), reason);
     let Some(_visit) = admission.enter(remote) else {
+        refuse(Refusal::Crowded.code());
         connection.close(Close::Crowded.into(), Refusal::Crowded.to_string().as_bytes());
         return Err(Refusal::Crowded.into());
     };
     match alpn.as_slice() {
         bond::ALPN => {
             choice.bond();
-            ingest.serve(connection, half_open).await?
+            ingest.serve(connection, half_open).await.inspect_err(|error| match error {
+                IngestError::Refused(_) => refuse("hello"),
+                IngestError::Silent => refuse("silent"),
+                _ => {}
+            })?;
         }
         // A venue whose versions we do not speak: it is told ours.
-        control::VERSIONS_ALPN => connection.close(Close::Versions.into(), bond::ALPN),
-        b"h3" => {
-            fanout::serve_webtransport(connection, origin, viewers, intake, admission, half_open).await?;
+        control::VERSIONS_ALPN => {
+            refuse("version");
+            connection.close(Close::Versions.into(), bond::ALPN);
         }
         _ => {
-            fanout::serve_quic(connection, origin, viewers, intake, admission, half_open).await?;
+            let served = match protocol {
+                Protocol::WebTransport => {
+                    fanout::serve_webtransport(connection, origin, viewers, intake, admission, half_open)
+                        .await
+                }
+                _ => fanout::serve_quic(connection, origin, viewers, intake, admission, half_open).await,
+            };
+            served.inspect_err(|error| match error {
+                FanoutError::Refused(refusal) => refuse(refusal.code()),
+                FanoutError::Silent => refuse("silent"),
+                _ => {}
+            })?;
         }
     }
     Ok(())
 }
 
 /// One endpoint for all protocols, told apart by ALPN, and what its connections have in common.
-fn listen(addr: SocketAddr, identity: Identity) -> Result<(quinn::Endpoint, quinn::ServerConfig), EdgeError> {
+fn listen(
+    addr: SocketAddr,
+    identity: Identity,
+    counters: &Counters,
+) -> Result<(quinn::Endpoint, quinn::ServerConfig), EdgeError> {
     let secret = identity.reset_secret();
     let mut tls =
         rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -411,7 +454,7 @@ fn listen(addr: SocketAddr, identity: Identity) -> Result<(quinn::Endpoint, quin
     let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
-    let runtime = Arc::new(crate::udp::Runtime);
+    let runtime = Arc::new(crate::udp::Runtime(counters.traffic.clone()));
     let endpoint = quinn::Endpoint::new(endpoint, Some(config.clone()), socket, runtime).map_err(fail)?;
     Ok((endpoint, config))
 }

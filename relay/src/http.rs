@@ -1,13 +1,13 @@
 //! The HTTP side: the page, what the player asks before and beside the media, and what operators read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -22,8 +22,10 @@ use crate::admission::{Admission, Pass, Refusal, ticket_of};
 use crate::broadcasts::{BroadcastStatus, Broadcasts, Quality};
 use crate::clock::Clock;
 use crate::control::check_name;
+use crate::counters::{Counters, Sent};
 use crate::fanout::Viewers;
 use crate::hls::{self, Hls};
+use crate::metrics;
 use crate::upstream::Health;
 
 /// The player's files are held in memory; one larger than this is not part of a player.
@@ -92,6 +94,12 @@ pub struct Site {
     pub certificate_hash: Option<String>,
     /// Relays that this one pulls from.
     pub upstreams: Vec<Health>,
+    /// What happens at the doors.
+    pub counters: Arc<Counters>,
+    /// What viewers were sent.
+    pub sent: Arc<Sent>,
+    /// Where shows are kept, if they are.
+    pub keep: Option<PathBuf>,
     /// It is being stopped: load balancers send nobody here any more.
     pub stopping: AtomicBool,
     /// Who may know of which broadcast.
@@ -103,7 +111,7 @@ pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics_page))
         .route("/", get(|| async { own("text/html; charset=utf-8", include_str!("../web/status.html")) }))
         .route(
             "/status/page.css",
@@ -123,6 +131,31 @@ pub fn router(site: Arc<Site>) -> Router {
         .with_state(site.clone())
         .merge(hls::router(site.hls.clone(), site.admission.clone()))
         .layer(middleware::from_fn(security_headers))
+}
+
+/// Counts what these routes are asked.
+pub fn counted(router: Router, site: Arc<Site>) -> Router {
+    router.layer(middleware::from_fn_with_state(site, count))
+}
+
+/// Counts requests by what they are about. (A player's files are many, and broadcasts are named by strangers: neither
+/// becomes a label.)
+async fn count(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let handler = match request.uri().path() {
+        "/metrics" => "metrics",
+        "/healthz" | "/readyz" => "health",
+        path if path.starts_with("/hls/") => "hls",
+        path if path.starts_with("/api/") => "api",
+        path if path.starts_with("/assets/") || path.starts_with("/status/") => "asset",
+        _ => "page",
+    };
+    let response = next.run(request).await;
+    if let Some(refusal) = response.extensions().get::<Refusal>() {
+        site.counters.refuse("http", refusal.code());
+    }
+    let bytes = response.body().size_hint().exact().unwrap_or(0);
+    site.counters.answered(handler, response.status().as_u16(), bytes);
+    response
 }
 
 async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, &'static str) {
@@ -303,87 +336,8 @@ async fn quality(
     }
 }
 
-/// Prometheus text, of what the visitor may know.
-async fn metrics(State(site): State<Arc<Site>>, visitor: Visitor) -> impl IntoResponse {
-    let mut out = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(out, "{name}{labels} {value}");
-        }
-    };
-    let statuses = visitor.statuses(&site);
-    let each = |value: fn(&BroadcastStatus) -> f64| -> Vec<(String, f64)> {
-        // Names were checked at ingest: nothing in them needs escaping.
-        statuses.iter().map(|(name, status)| (format!("{{broadcast=\"{name}\"}}"), value(status))).collect()
-    };
-    if visitor.0.may_know_all() {
-        let (now, total) = (site.viewers.now() as f64, site.viewers.total() as f64);
-        family("roadie_viewers", "gauge", "MoQ sessions open.", vec![(String::new(), now)]);
-        family("roadie_viewers_total", "counter", "MoQ sessions served.", vec![(String::new(), total)]);
-    }
-    family(
-        "roadie_hls_waiting",
-        "gauge",
-        "HLS requests that wait for media.",
-        vec![(String::new(), site.hls.waiting() as f64)],
-    );
-    family(
-        "roadie_hls_kept_bytes",
-        "gauge",
-        "Media held in memory for HLS and rewind.",
-        vec![(String::new(), site.hls.bytes() as f64)],
-    );
-    family(
-        "roadie_broadcast_live",
-        "gauge",
-        "1 while frames come in.",
-        each(|s| f64::from(u8::from(s.live))),
-    );
-    family(
-        "roadie_frames_published_total",
-        "counter",
-        "Frames handed to viewers.",
-        each(|s| s.published as f64),
-    );
-    family(
-        "roadie_frames_lost_total",
-        "counter",
-        "Frames given up at their deadline.",
-        each(|s| s.lost as f64),
-    );
-    family(
-        "roadie_frames_late_total",
-        "counter",
-        "Frames that came after they were given up.",
-        each(|s| s.late as f64),
-    );
-    family(
-        "roadie_frames_undecodable_total",
-        "counter",
-        "Frames dropped for want of an earlier one.",
-        each(|s| s.undecodable as f64),
-    );
-    family("roadie_media_bytes_total", "counter", "Media handed to viewers.", each(|s| s.media_bytes as f64));
-    family(
-        "roadie_keyframe_requests_total",
-        "counter",
-        "Keyframes asked of the encoder.",
-        each(|s| s.keyframe_requests as f64),
-    );
-    let uplinks = statuses
-        .iter()
-        .flat_map(|(name, status)| {
-            status.uplinks.iter().map(move |(path, uplink)| {
-                (format!("{{broadcast=\"{name}\",uplink=\"{path}\"}}"), uplink.bytes as f64)
-            })
-        })
-        .collect();
-    let upstreams = site.upstreams.iter().map(Health::status);
-    // A host needs no escaping: it was parsed as part of a URL.
-    let upstreams =
-        upstreams.map(|of| (format!("{{upstream=\"{}\"}}", of.host), f64::from(u8::from(of.connected))));
-    family("roadie_upstream_connected", "gauge", "1 while there is a session.", upstreams.collect());
-    family("roadie_uplink_received_bytes_total", "counter", "Bond payload by uplink.", uplinks);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out)
+/// For Prometheus: of what the visitor may know.
+async fn metrics_page(State(site): State<Arc<Site>>, visitor: Visitor) -> impl IntoResponse {
+    let text = metrics::collect(&site, &visitor.statuses(&site), visitor.0.may_know_all());
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,15 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::counters::Traffic;
+
 /// A socket whose buffer is full is tried again after this long: in a millisecond a gigabit per second takes 125 kB out
 /// of it, less than any buffer holds.
 const FULL: Duration = Duration::from_millis(1);
 
-/// Drives an endpoint of quinn in tokio.
-#[derive(Debug)]
-pub(crate) struct Runtime;
+/// Drives an endpoint of quinn in tokio, and counts what goes over its socket.
+#[derive(Debug, Default)]
+pub(crate) struct Runtime(pub Arc<Traffic>);
 
 impl quinn::Runtime for Runtime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn quinn::AsyncTimer>> {
@@ -38,7 +40,7 @@ impl quinn::Runtime for Runtime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(Socket::new(socket)?))
+        Ok(Arc::new(Socket::new(socket, self.0.clone())?))
     }
 }
 
@@ -67,16 +69,22 @@ struct Socket {
     state: UdpSocketState,
     /// The last datagram did not fit.
     full: AtomicBool,
+    traffic: Arc<Traffic>,
 }
 
 impl Socket {
-    fn new(socket: UdpSocket) -> io::Result<Self> {
+    fn new(socket: UdpSocket, traffic: Arc<Traffic>) -> io::Result<Self> {
         // It makes the socket non-blocking, which [`AsyncFd`] asks for.
         let state = UdpSocketState::new((&socket).into())?;
         // SAFETY: the socket owns its descriptor, gives it out for as long as it lives, and stays in there.
         let io = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
-        Ok(Self { io, state, full: AtomicBool::new(false) })
+        Ok(Self { io, state, full: AtomicBool::new(false), traffic })
     }
+}
+
+fn count(datagrams: &AtomicU64, bytes: &AtomicU64, more: usize, length: usize) {
+    datagrams.fetch_add(more as u64, Relaxed);
+    bytes.fetch_add(length as u64, Relaxed);
 }
 
 impl AsyncUdpSocket for Socket {
@@ -86,8 +94,14 @@ impl AsyncUdpSocket for Socket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let result = self.state.send(self.io.get_ref().into(), transmit);
-        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
-            self.full.store(true, Relaxed);
+        match &result {
+            Ok(()) => {
+                let (bytes, segment) = (transmit.contents.len(), transmit.segment_size);
+                let datagrams = segment.map_or(1, |segment| bytes.div_ceil(segment.max(1)));
+                count(&self.traffic.sent_datagrams, &self.traffic.sent_bytes, datagrams, bytes);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.full.store(true, Relaxed),
+            Err(_) => {}
         }
         result
     }
@@ -106,6 +120,11 @@ impl AsyncUdpSocket for Socket {
                     // There was no more. What comes from now on is told anew.
                     if received < room {
                         ready.clear_ready();
+                    }
+                    for meta in meta.iter().take(received) {
+                        let datagrams = meta.len.div_ceil(meta.stride.max(1));
+                        let traffic = &self.traffic;
+                        count(&traffic.received_datagrams, &traffic.received_bytes, datagrams, meta.len);
                     }
                     return Poll::Ready(Ok(received));
                 }
@@ -161,7 +180,7 @@ mod tests {
 
     fn socket() -> Arc<dyn AsyncUdpSocket> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        quinn::Runtime::wrap_udp_socket(&Runtime, socket).unwrap()
+        quinn::Runtime::wrap_udp_socket(&Runtime::default(), socket).unwrap()
     }
 
     fn datagram(to: &dyn AsyncUdpSocket, contents: &'static [u8]) -> Transmit<'static> {
@@ -209,7 +228,7 @@ mod tests {
     #[tokio::test]
     async fn who_sends_into_a_full_buffer_waits_and_then_goes_on() {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let socket = Arc::new(Socket::new(socket).unwrap());
+        let socket = Arc::new(Socket::new(socket, Arc::default()).unwrap());
         let mut room = socket.clone().create_io_poller();
         assert!(poll_fn(|cx| Poll::Ready(room.as_mut().poll_writable(cx))).await.is_ready());
         // As the kernel's refusal sets it.
@@ -223,7 +242,7 @@ mod tests {
     async fn a_timer_goes_off_at_the_time_it_was_set_to_last() {
         let begin = tokio::time::Instant::now();
         let at = |ms| (begin + Duration::from_millis(ms)).into_std();
-        let mut timer = quinn::Runtime::new_timer(&Runtime, at(100));
+        let mut timer = quinn::Runtime::new_timer(&Runtime::default(), at(100));
         for (reset, expected) in [(50, 50), (400, 400), (1_000, 1_000)] {
             timer.as_mut().reset(at(reset));
             poll_fn(|cx| timer.as_mut().poll(cx)).await;

@@ -82,6 +82,8 @@ impl IntoResponse for Refusal {
             let challenge = axum::http::HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
+        // For those who count.
+        response.extensions_mut().insert(self);
         response
     }
 }

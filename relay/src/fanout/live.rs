@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::lite;
 use super::pump::{self, Join};
+use crate::counters::Sent;
 
 /// Groups of a track that are held: the one under way, for those who come, and the one before it, for those who
 /// are a little late.
@@ -159,6 +160,8 @@ pub(super) struct Live {
     ended: AtomicBool,
     /// There is no such thing.
     refused: AtomicBool,
+    /// What all viewers of this relay were sent.
+    pub sent: Arc<Sent>,
 }
 
 impl Live {
@@ -305,11 +308,19 @@ enum Name {
 
 /// All that is live, by name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lives(Arc<Mutex<HashMap<Name, Arc<Live>>>>);
+pub(crate) struct Lives {
+    all: Arc<Mutex<HashMap<Name, Arc<Live>>>>,
+    sent: Arc<Sent>,
+}
 
 impl Lives {
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, Arc<Live>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What viewers were sent.
+    pub fn sent(&self) -> &Arc<Sent> {
+        &self.sent
     }
 
     /// Subscriptions that are served now.
@@ -352,6 +363,7 @@ impl Lives {
             shards: (0..threads).map(|_| Arc::new(Shard::new())).collect(),
             ended: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            sent: self.sent.clone(),
         });
         for shard in &live.shards {
             tokio::spawn(pump::run(live.clone(), shard.clone()));

@@ -20,6 +20,7 @@ use web_transport_trait::poll::Session as _;
 
 use super::lite::{self, Version, Wish};
 use super::live::{Group, Live, Shard, Track};
+use crate::counters::Round;
 
 /// A viewer whose connection took nothing is tried again after this long at the latest; the next frame comes sooner.
 const RETRY: Duration = Duration::from_millis(20);
@@ -113,6 +114,7 @@ pub(super) async fn run(live: Arc<Live>, shard: Arc<Shard>) {
     let mut viewers: Vec<Viewer> = Vec::new();
     let mut blocked = false;
     let mut ended = None;
+    let mut round = Round::default();
     loop {
         tokio::select! {
             () = shard.wake.notified() => {}
@@ -132,12 +134,13 @@ pub(super) async fn run(live: Arc<Live>, shard: Arc<Shard>) {
         blocked = false;
         let mut here = 0;
         for (number, viewer) in viewers.iter_mut().enumerate() {
-            blocked |= viewer.serve(&held, &live, now, ended.is_some());
+            blocked |= viewer.serve(&held, &live, now, ended.is_some(), &mut round);
             here += viewer.subscriptions.len();
             if number % BATCH == BATCH - 1 {
                 tokio::task::yield_now().await;
             }
         }
+        live.sent.add(&mut round);
         viewers.retain(|viewer| !viewer.subscriptions.is_empty());
         shard.count(here);
         let over = ended.is_some_and(|ended| viewers.is_empty() || now.duration_since(ended) > PATIENCE);
@@ -196,7 +199,14 @@ impl Viewer {
     }
 
     /// Writes what there is. Returns whether something is left.
-    fn serve(&mut self, held: &[VecDeque<Group>], live: &Live, now: Instant, ended: bool) -> bool {
+    fn serve(
+        &mut self,
+        held: &[VecDeque<Group>],
+        live: &Live,
+        now: Instant,
+        ended: bool,
+        round: &mut Round,
+    ) -> bool {
         let none = VecDeque::new();
         let mut blocked = false;
         let mut at = 0;
@@ -206,7 +216,7 @@ impl Viewer {
             subscription.priority = live.tracks.get(track).map_or(0, Track::priority);
             let served = match live.is_refused() {
                 true => subscription.refuse(),
-                false => subscription.serve(groups, now, ended),
+                false => subscription.serve(groups, now, ended, round),
             };
             match served {
                 Ok(left) => {
@@ -247,6 +257,13 @@ struct Open {
     chunks: Vec<Bytes>,
 }
 
+impl Open {
+    /// Frames that are written whole. While the head of the group waits, too, none is.
+    fn written(&self) -> usize {
+        self.frame.saturating_sub(self.chunks.len())
+    }
+}
+
 struct Sent {
     stream: SendStream,
     /// A newer group has begun.
@@ -254,7 +271,13 @@ struct Sent {
 }
 
 impl Subscription {
-    fn serve(&mut self, groups: &VecDeque<Group>, now: Instant, ended: bool) -> Result<bool, Over> {
+    fn serve(
+        &mut self,
+        groups: &VecDeque<Group>,
+        now: Instant,
+        ended: bool,
+        round: &mut Round,
+    ) -> Result<bool, Over> {
         if self.join.wishes.gone.load(Acquire) {
             if let Some(mut open) = self.open.take() {
                 let _ = open.stream.reset(StreamError::Cancel.to_code());
@@ -265,7 +288,10 @@ impl Subscription {
         loop {
             let Some(open) = &mut self.open else {
                 match self.begin(groups, now)? {
-                    Begun::Group => continue,
+                    Begun::Group => {
+                        round.groups += 1;
+                        continue;
+                    }
                     Begun::Blocked => blocked = true,
                     Begun::Nothing if ended && !blocked => return self.end(),
                     Begun::Nothing => {}
@@ -274,6 +300,7 @@ impl Subscription {
             };
             let Some(group) = groups.iter().find(|group| group.sequence == open.sequence) else {
                 // Too slow by a whole group.
+                round.skipped += 1;
                 let _ = open.stream.reset(StreamError::Old.to_code());
                 self.open = None;
                 self.newest = true;
@@ -286,9 +313,13 @@ impl Subscription {
             open.chunks.extend(fresh.map(|frame| frame.on_the_wire(timed)));
             open.frame += open.chunks.len().saturating_sub(before);
             if !open.chunks.is_empty() {
-                match write(&mut open.stream, &mut open.chunks) {
-                    Ok(true) => continue,
-                    Ok(false) => {
+                let whole = open.written();
+                let written = write(&mut open.stream, &mut open.chunks);
+                round.frames += (open.written() - whole) as u64;
+                round.bytes += *written.as_ref().unwrap_or(&0) as u64;
+                match written {
+                    Ok(1..) => continue,
+                    Ok(0) => {
                         blocked = true;
                         break;
                     }
@@ -330,8 +361,8 @@ impl Subscription {
             let written = write(&mut self.join.answers, &mut chunks);
             self.answers.extend(chunks);
             match written {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
+                Ok(1..) => {}
+                Ok(0) => return Ok(false),
                 Err(_) => return Err(Over),
             }
         }
@@ -407,16 +438,16 @@ enum Begun {
     Nothing,
 }
 
-/// Writes as much as the connection takes now; what it took is removed from `chunks`. Returns whether it took something.
-fn write(stream: &mut SendStream, chunks: &mut Vec<Bytes>) -> Result<bool, WriteError> {
+/// Writes as much as the connection takes now; what it took is removed from `chunks`. Returns how many bytes it took.
+fn write(stream: &mut SendStream, chunks: &mut Vec<Bytes>) -> Result<usize, WriteError> {
     let written = {
         let write = pin!(stream.write_chunks(chunks));
         // It is asked again when there is more to write, so nobody need be woken.
         match write.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(written) => written?,
-            Poll::Pending => return Ok(false),
+            Poll::Pending => return Ok(0),
         }
     };
     chunks.drain(..written.chunks);
-    Ok(true)
+    Ok(written.bytes)
 }

@@ -33,7 +33,7 @@ const CONTROL_QUEUE: usize = 8;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Shows that one edge takes in at once; each may hold some 16 MB of unfinished frames and 5,000 traces.
-const MAX_SESSIONS: usize = 64;
+pub const MAX_SESSIONS: usize = 64;
 
 /// Sessions that a broadcast's session has taken it over from, and that may not take it back: the latest
 /// so many.

@@ -247,6 +247,7 @@ impl SessionTask {
                         match outcome {
                             Outcome::Published => {
                                 status.published += 1;
+                                status.groups += u64::from(frame.id.frame == 0);
                                 status.media_bytes += frame.data.len() as u64;
                             }
                             Outcome::Undecodable => status.undecodable += 1,
@@ -275,9 +276,11 @@ impl SessionTask {
                 }
             }
         }
-        let (late, counted) = (self.receiver.frames_late(), std::mem::take(&mut self.counted));
+        let (late, repaired) = (self.receiver.frames_late(), self.receiver.frames_recovered());
+        let counted = std::mem::take(&mut self.counted);
         self.record.update(|status| {
             status.late = late;
+            status.repaired = repaired;
             for (path, (datagrams, bytes)) in counted {
                 let uplink = status.uplinks.entry(path.0).or_default();
                 uplink.datagrams += datagrams;

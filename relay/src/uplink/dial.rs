@@ -352,7 +352,7 @@ async fn connect(
     remote: SocketAddr,
     host: String,
 ) -> Result<Connected, DialError> {
-    let (socket, runtime) = (socket?, Arc::new(crate::udp::Runtime));
+    let (socket, runtime) = (socket?, Arc::new(crate::udp::Runtime::default()));
     let mut endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime)
         .map_err(DialError::Socket)?;
     endpoint.set_default_client_config(config?);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn_proto::HashedConnectionIdGenerator;
+use axum::serve::Listener;
+use quinn::crypto::rustls::HandshakeData;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -17,30 +17,17 @@ use crate::clock::Clock;
 use crate::control::{self, Close};
 use crate::counters::{Counters, Protocol, Turned};
 use crate::dial::Address;
+use crate::endpoint::{listen, transport};
 use crate::fanout::{self, FanoutError, Viewers, websocket};
 use crate::http::{self, Player, Site};
+use crate::https::Tls;
 use crate::ingest::{Ingest, IngestError};
 use crate::intake::Intake;
 use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
-use crate::tls::{Identity, TlsError};
+use crate::tls::{Current, Identity, TlsError};
 use crate::upstream::{self, Health};
 use crate::window::Choice;
-
-/// A peer that has been silent this long is gone.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Keeps NAT bindings open and notices the dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-
-/// Streams that a peer may have open towards us: a viewer's subscriptions and their updates.
-const MAX_STREAMS: u32 = 256;
-
-/// Datagrams that wait to be sent: only feedback goes this way, and stale feedback is worthless (FACTS).
-const DATAGRAM_SEND_BUFFER: usize = 32 * 1024;
-
-/// Datagrams that came in and wait for us: 200 ms of 20 Mb/s.
-const DATAGRAM_RECEIVE_BUFFER: usize = 512 * 1024;
 
 /// Connections at once that have not yet said what they want; more are turned away. A few for each of
 /// the shows, and a crowd of viewers that comes in one second with 100 ms of handshakes each. No address can take more
@@ -60,13 +47,6 @@ const KEEP_PATIENCE: Duration = Duration::from_secs(5);
 /// And the peers so long to be told.
 const GOODBYE: Duration = Duration::from_millis(500);
 
-/// What a peer may have sent on all its streams, and we have not read: nobody sends much to an edge but
-/// datagrams.
-const RECEIVE_WINDOW: u32 = 1024 * 1024;
-
-/// The same of one stream: more than the longest `hello`.
-const STREAM_RECEIVE_WINDOW: u32 = 128 * 1024;
-
 /// What an edge needs to know, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -74,6 +54,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// TCP.
     pub http: SocketAddr,
+    /// TCP, with TLS; `None`: without.
+    pub https: Option<SocketAddr>,
     /// PEM chain and key; `None`: self-signed, kept in `state`.
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Where the self-signed certificate is kept.
@@ -130,6 +112,11 @@ pub enum EdgeError {
     Http(std::io::Error),
 }
 
+async fn tcp(addr: SocketAddr, option: &'static str) -> Result<tokio::net::TcpListener, EdgeError> {
+    let fail = |source| EdgeError::Listen { protocol: "TCP", addr, option, source };
+    tokio::net::TcpListener::bind(addr).await.map_err(fail)
+}
+
 fn hint(source: &std::io::Error, option: &str) -> String {
     match source.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -149,6 +136,8 @@ pub struct Edge {
     endpoint: quinn::Endpoint,
     config: quinn::ServerConfig,
     listener: tokio::net::TcpListener,
+    tls: Option<Tls>,
+    certificate: Option<(PathBuf, PathBuf)>,
     origin: Origin,
     ingest: Ingest,
     admission: Admission,
@@ -172,11 +161,15 @@ impl Edge {
             .player
             .map(|path| Player::load(&path).map_err(|source| EdgeError::Player { path, source }))
             .transpose()?;
-        let listener = tokio::net::TcpListener::bind(settings.http).await.map_err(|source| {
-            EdgeError::Listen { protocol: "TCP", addr: settings.http, option: "--http", source }
-        })?;
+        let secret = identity.reset_secret();
+        let current = Current::new(identity)?;
+        let listener = tcp(settings.http, "--http").await?;
         let counters = Arc::new(Counters::default());
-        let (endpoint, config) = listen(settings.listen, identity, &counters)?;
+        let (endpoint, config) = listen(settings.listen, current.clone(), secret, &counters)?;
+        let tls = match settings.https {
+            Some(addr) => Some(Tls::new(tcp(addr, "--https").await?, current.clone(), counters.clone())?),
+            None => None,
+        };
         let port = endpoint.local_addr().map_or(settings.listen.port(), |addr| addr.port());
 
         let clock = Clock::start();
@@ -196,6 +189,7 @@ impl Edge {
             clock,
             webtransport_port: port,
             certificate_hash,
+            certificate: current,
             upstreams: settings.upstream.iter().map(Health::new).collect(),
             counters,
             sent: origin.lives().sent().clone(),
@@ -208,6 +202,8 @@ impl Edge {
             endpoint,
             config,
             listener,
+            tls,
+            certificate: settings.certificate,
             origin,
             ingest,
             intake,
@@ -229,7 +225,12 @@ impl Edge {
         self.listener.local_addr().ok()
     }
 
-    /// SHA-256 of the certificate, for `roadie live --edge-fingerprint`.
+    /// The address of HTTPS, where it is served.
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        self.tls.as_ref().and_then(|tls| tls.local_addr().ok())
+    }
+
+    /// SHA-256 of the certificate at the start, for `roadie live --edge-fingerprint`.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -246,6 +247,8 @@ impl Edge {
             endpoint,
             config,
             listener,
+            tls,
+            certificate,
             origin,
             ingest,
             intake,
@@ -312,7 +315,14 @@ impl Edge {
         let door = websocket::Door::new(origin.clone(), viewers.clone(), intake.clone(), admission.clone());
         let upgrades = axum::middleware::from_fn_with_state(door, websocket::upgrade);
         let router = http::counted(http::router(site.clone()).layer(upgrades), site.clone());
-        let http = async { axum::serve(listener, router).await };
+        let http = async { axum::serve(listener, router.clone()).await };
+        let https = async {
+            match tls {
+                Some(tls) => axum::serve(tls, router.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let current = site.certificate.clone();
         let stopped = async {
             stop.await;
             tracing::info!("stopping");
@@ -326,6 +336,8 @@ impl Edge {
         tokio::select! {
             () = quic => Ok(()),
             result = http => result.map_err(EdgeError::Http),
+            result = https => result.map_err(EdgeError::Http),
+            () = current.follow(certificate) => Ok(()),
             () = stopped => Ok(()),
         }
     }
@@ -423,72 +435,4 @@ async fn route(
         }
     }
     Ok(())
-}
-
-/// One endpoint for all protocols, told apart by ALPN, and what its connections have in common.
-fn listen(
-    addr: SocketAddr,
-    identity: Identity,
-    counters: &Counters,
-) -> Result<(quinn::Endpoint, quinn::ServerConfig), EdgeError> {
-    let secret = identity.reset_secret();
-    let mut tls =
-        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(identity.chain, identity.key))
-            .map_err(TlsError::Refused)?;
-    let moq = moq_net::ALPNS.iter().map(|alpn| alpn.as_bytes());
-    // The first of ours that the client offers is taken, so the word of last resort comes last.
-    let alpns = [bond::ALPN, b"h3"].into_iter().chain(moq).chain([control::VERSIONS_ALPN]);
-    tls.alpn_protocols = alpns.map(<[u8]>::to_vec).collect();
-    let crypto = QuicServerConfig::try_from(tls)
-        .map_err(|error| TlsError::Refused(rustls::Error::General(error.to_string())))?;
-    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-
-    let fail = |source| EdgeError::Listen { protocol: "UDP", addr, option: "--listen", source };
-    let socket = udp_socket(addr).map_err(fail)?;
-    // Both keys outlive the process, so that peers of a relay that was killed are told at once by its
-    // successor that their connections are gone.
-    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret);
-    let [a, b, c, d, e, f, g, h, ..] = secret;
-    let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
-    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
-    let runtime = Arc::new(crate::udp::Runtime(counters.traffic.clone()));
-    let endpoint = quinn::Endpoint::new(endpoint, Some(config.clone()), socket, runtime).map_err(fail)?;
-    Ok((endpoint, config))
-}
-
-/// How one connection is carried.
-fn transport(choice: &Choice) -> Arc<quinn::TransportConfig> {
-    let mut transport = quinn::TransportConfig::default();
-    transport
-        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_concurrent_bidi_streams(MAX_STREAMS.into())
-        .max_concurrent_uni_streams(MAX_STREAMS.into())
-        .receive_window(RECEIVE_WINDOW.into())
-        .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
-        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
-        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
-        .congestion_controller_factory(Arc::new(choice.clone()))
-        .ack_frequency_config(Some(crate::tls::rare_acks()));
-    Arc::new(transport)
-}
-
-/// Socket buffers for bursts: keyframes to many viewers go out at once.
-const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
-
-fn udp_socket(addr: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    if addr.is_ipv6() {
-        // `https://localhost` tries ::1 first and does not fall back: one socket for both families.
-        socket.set_only_v6(false)?;
-    }
-    // The kernel grants what its limits allow; less is no error.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-    socket.bind(&addr.into())?;
-    Ok(socket.into())
 }

@@ -26,6 +26,7 @@ use crate::counters::{Counters, Sent};
 use crate::fanout::Viewers;
 use crate::hls::{self, Hls};
 use crate::metrics;
+use crate::tls::Current;
 use crate::upstream::Health;
 
 /// The player's files are held in memory; one larger than this is not part of a player.
@@ -92,6 +93,8 @@ pub struct Site {
     pub webtransport_port: u16,
     /// What browsers pin, where nobody vouches for the certificate.
     pub certificate_hash: Option<String>,
+    /// The certificate of now.
+    pub certificate: Arc<Current>,
     /// Relays that this one pulls from.
     pub upstreams: Vec<Health>,
     /// What happens at the doors.
@@ -158,10 +161,15 @@ async fn count(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
     response
 }
 
-async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, &'static str) {
+/// Whether load balancers may send somebody here. What is wrong with the certificate is said and no more: HLS behind a proxy,
+/// and venues that pin it, do without, and all relays of a group expire at the same time.
+async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, String) {
     match site.stopping.load(Ordering::Relaxed) {
-        false => (StatusCode::OK, "ok\n"),
-        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        false => {
+            let complaint = site.certificate.complaint().map(|words| words + "\n");
+            (StatusCode::OK, format!("ok\n{}", complaint.unwrap_or_default()))
+        }
+        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
     }
 }
 

@@ -36,6 +36,9 @@ async fn run() -> anyhow::Result<()> {
         println!("page on http://localhost:{}/NAME", addr.port());
     }
     println!("certificate fingerprint {}", edge.fingerprint());
+    if let Some(addr) = edge.https_addr() {
+        println!("page on https://localhost:{}/NAME", addr.port());
+    }
     if anyone {
         tracing::warn!("neither --token nor --auth: anybody who reaches this relay may publish");
     }

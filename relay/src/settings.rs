@@ -32,7 +32,12 @@ pub struct Raw {
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
 
-    /// Certificate chain in PEM form; needs --key
+    /// TCP address for the same over HTTPS, with the certificate of --cert; browsers play from https:// and from localhost only
+    /// [default: none]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub https: Option<SocketAddr>,
+
+    /// Certificate chain in PEM form; needs --key. When the files change, new connections get the new one
     #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,
 
@@ -173,6 +178,7 @@ impl Raw {
             admission: admission::Settings::check(&auth, &public, max_connections)?,
             listen: self.listen.or(file.listen).unwrap_or_else(|| any(4443)),
             http: self.http.or(file.http).unwrap_or_else(|| any(8080)),
+            https: self.https.or(file.https),
             certificate,
             state: state.ok_or(SettingsError::NoState)?,
             player: self.player.or(file.player).or_else(beside),

@@ -4,9 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use media::Time;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+
+mod current;
+
+pub use current::{Current, Validity};
 
 /// A browser takes a certificate by its hash only if it lives at most 14 days (WebTransport,
 /// `serverCertificateHashes`); a day is left for clocks that differ.
@@ -42,6 +47,12 @@ pub enum TlsError {
     /// The certificate could not be made.
     #[error("cannot make a self-signed certificate: {0}")]
     Make(#[from] rcgen::Error),
+    /// Not X.509.
+    #[error("the certificate cannot be read: {0}")]
+    X509(String),
+    /// A renewal that is none.
+    #[error("the new certificate in {0} has expired already")]
+    Expired(PathBuf),
     /// Certificate and key do not fit each other, or TLS refuses them.
     #[error("TLS refuses this certificate and key: {0}")]
     Refused(#[from] rustls::Error),
@@ -62,14 +73,22 @@ pub struct Identity {
 impl Identity {
     /// Reads a PEM chain and key.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        Self::from_pem((cert, &current::read(cert)?), (key, &current::read(key)?))
+    }
+
+    /// Of a PEM chain and key, read from these files.
+    pub(crate) fn from_pem(
+        (cert, cert_bytes): (&Path, &[u8]),
+        (key, key_bytes): (&Path, &[u8]),
+    ) -> Result<Self, TlsError> {
         let pem = |what, path: &Path| {
             let path = path.to_owned();
             move |source| TlsError::Pem { path, what, source }
         };
-        let chain = CertificateDer::pem_slice_iter(&read(cert)?)
+        let chain = CertificateDer::pem_slice_iter(cert_bytes)
             .collect::<Result<Vec<_>, _>>()
             .map_err(pem("certificate", cert))?;
-        let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(pem("private key", key))?;
+        let key = PrivateKeyDer::from_pem_slice(key_bytes).map_err(pem("private key", key))?;
         let Some(leaf) = chain.first() else {
             return Err(pem("certificate", cert)(rustls::pki_types::pem::Error::NoItemsFound));
         };
@@ -106,6 +125,18 @@ impl Identity {
         Ok(Self { self_signed: true, ..Self::load(&cert, &key)? })
     }
 
+    /// From when until when the leaf is good.
+    pub fn validity(&self) -> Result<Validity, TlsError> {
+        let leaf = self.chain.first().ok_or_else(|| TlsError::X509("there is none".into()))?;
+        let (_, leaf) =
+            x509_parser::parse_x509_certificate(leaf).map_err(|error| TlsError::X509(error.to_string()))?;
+        let time = |time: x509_parser::time::ASN1Time| {
+            Time::from_micros(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1_000_000))
+        };
+        let validity = leaf.validity();
+        Ok(Validity { begins: time(validity.not_before), ends: time(validity.not_after) })
+    }
+
     /// A secret that is the same after a restart: it keys stateless resets, so that clients of the
     /// process that died learn at once that their connection is gone (RFC 9000, section 10.3).
     pub fn reset_secret(&self) -> [u8; 32] {
@@ -124,10 +155,6 @@ pub fn fingerprint(cert: &CertificateDer<'_>) -> String {
 fn young(cert: &Path) -> bool {
     let age = fs::metadata(cert).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
     age.is_some_and(|age| age < SELF_SIGNED_LIFE - SELF_SIGNED_RENEW)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::File { action: "read", path: path.to_owned(), source })
 }
 
 /// Written beside and renamed, so that a crash leaves the old file or the new one.

@@ -43,6 +43,7 @@ impl Stage {
         let settings = edge::Settings {
             listen: any,
             http: any,
+            https: None,
             certificate: None,
             state: dir.join("edge"),
             player: None,

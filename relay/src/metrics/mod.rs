@@ -46,6 +46,13 @@ fn relay(text: &mut Text, site: &Site, broadcasts: &BTreeMap<String, BroadcastSt
     text.one(Counter, "roadie_viewer_sessions_total", "MoQ sessions served.", site.viewers.total());
     let live = broadcasts.values().filter(|status| status.live).count();
     text.one(Gauge, "roadie_broadcasts_live", "Broadcasts that can be watched now.", live);
+    let expiry = site.certificate.validity().ends.as_micros() as f64 / 1e6;
+    let help = "When the certificate for new connections expires, Unix time.";
+    text.one(Gauge, "roadie_tls_certificate_expiry_timestamp_seconds", help, expiry);
+    let help = "Renewed certificates that were taken.";
+    text.one(Counter, "roadie_tls_reloads_total", help, site.certificate.reloads());
+    let help = "New certificate files that could not be used.";
+    text.one(Counter, "roadie_tls_reload_failures_total", help, site.certificate.failures());
     let mut family = text.family(Gauge, "roadie_upstream_connected", "1 while there is a session with it.");
     for (place, upstream) in site.upstreams.iter().enumerate() {
         let upstream = upstream.status();

@@ -31,6 +31,7 @@ pub fn edge_settings(dir: &Dir, token: Option<&str>) -> edge::Settings {
     edge::Settings {
         listen: any,
         http: any,
+        https: None,
         certificate: None,
         state: dir.0.clone(),
         player: None,

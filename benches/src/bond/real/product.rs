@@ -169,6 +169,7 @@ fn edge_settings(state: PathBuf) -> edge::Settings {
     edge::Settings {
         listen: any,
         http: any,
+        https: None,
         certificate: None,
         state,
         player: None,

@@ -221,6 +221,21 @@ mod tests {
     }
 
     #[test]
+    fn the_settings_file_in_deploy_can_be_used() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/relay.toml");
+        let settings = Raw { config: Some(path.into()), ..Raw::default() }.check().unwrap();
+        assert_eq!(settings.https.map(|addr| addr.port()), Some(443));
+        // What is behind a # there can be used as well.
+        let text = std::fs::read_to_string(path).unwrap();
+        let options =
+            text.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
+        let options: Vec<_> = options.collect();
+        assert_eq!(options.len(), 2);
+        let settings = Raw { config: Some(file(&options.join("\n"))), ..Raw::default() }.check().unwrap();
+        assert!(settings.keep.is_some() && settings.admission.auth.len() == 1);
+    }
+
+    #[test]
     fn a_wrong_key_is_named() {
         let raw = Raw { config: Some(file("lisen = \"127.0.0.1:1\"\n")), ..Raw::default() };
         let text = raw.check().unwrap_err().to_string();

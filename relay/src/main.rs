@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use clap::Parser;
 use relay::edge::Edge;
-use relay::settings::{Raw, explain};
+use relay::settings::{LogFormat, Raw, explain};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -20,11 +20,14 @@ async fn run() -> anyhow::Result<()> {
     let raw = Raw::parse();
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,moq_net=error,web_transport_quinn=error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match raw.log {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
+    }
+    // Before anybody can know that there is something to stop.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = raw.check()?;
     let anyone = settings.token.is_none() && settings.admission.auth.is_empty();
     let edge = Edge::new(settings).await?;
@@ -42,8 +45,6 @@ async fn run() -> anyhow::Result<()> {
     if anyone {
         tracing::warn!("neither --token nor --auth: anybody who reaches this relay may publish");
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 use crate::dial::{Address, DialError};
@@ -22,6 +22,11 @@ pub struct Raw {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+
+    /// How the log is written, on standard error: for people, or a JSON object a line for programs. RUST_LOG says how much
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[serde(skip)]
+    pub log: LogFormat,
 
     /// UDP address for encoders (the bond), browsers (WebTransport) and MoQ programs [default: [::]:4443]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -83,6 +88,16 @@ pub struct Raw {
     /// Connections that one address may have at once (UDP) [default: 1500]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<u32>,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: an object a line, with `timestamp`, `level`, `target`, `message` and what the event has besides.
+    Json,
 }
 
 /// Settings that cannot be used.

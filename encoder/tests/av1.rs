@@ -1,46 +1,26 @@
 //! A show in AV1: the same groups and marks as in H.264, and a recording that plays.
 
+#[path = "common/codec.rs"]
+mod codec;
 mod common;
 
-use std::process::Command;
 use std::time::Duration;
 
-use common::{Running, clock, decode_av1, settings, start};
-use media::cmaf::{Item, Reader};
-use media::mark;
-use media::{Frame, Time, Track, TrackConfig, av1};
-use roadie_encoder::record::{RecordState, Recorder};
-use roadie_encoder::{Input, Settings, VIDEO_TRACK, VideoCodec};
+use codec::Codec;
+use common::{Running, clock, decode_av1, start};
+use media::{Frame, Time, TrackConfig, av1, mark};
+use roadie_encoder::{VIDEO_TRACK, VideoCodec};
 
-fn av1_settings() -> Settings {
-    Settings { codec: VideoCodec::Av1, ..settings(Input::Test) }
-}
+const AV1: Codec = Codec { codec: VideoCodec::Av1, name: "av1", is_keyframe: av1::is_keyframe, size };
 
-/// Of a keyframe.
-fn size(frame: &Frame) -> Option<(u32, u32)> {
-    av1::Sequence::of(&frame.data).map(|sequence| (sequence.width, sequence.height))
-}
-
-fn pictures(frames: &[Frame]) -> Vec<&Frame> {
-    frames.iter().filter(|frame| frame.id.track == VIDEO_TRACK).collect()
-}
-
-fn record(dir: &std::path::Path, tracks: &[Track], frames: &[Frame]) -> std::path::PathBuf {
-    let recorder = Recorder::start(dir, "tour/london", tracks).unwrap();
-    frames.iter().for_each(|frame| recorder.write(frame));
-    let status = recorder.finish();
-    assert_eq!(
-        (&status.state, status.parts.len(), status.dropped),
-        (&RecordState::Recording, 1, 0),
-        "{status:?}"
-    );
-    status.path
+fn size(frame: &[u8]) -> Option<(u32, u32)> {
+    av1::Sequence::of(frame).map(|sequence| (sequence.width, sequence.height))
 }
 
 #[test]
 fn a_keyframe_comes_when_it_is_asked_for_and_every_mark_is_read() {
     let before = clock()();
-    let mut settings = av1_settings();
+    let mut settings = AV1.settings();
     // So that none comes by itself.
     settings.video.gop = Duration::from_secs(10);
     let running = start(settings);
@@ -59,7 +39,7 @@ fn a_keyframe_comes_when_it_is_asked_for_and_every_mark_is_read() {
         assert_eq!(av1::is_keyframe(&frame.data), frame.keyframe);
     }
     assert_eq!(all[asked].id.group, all[0].id.group + 1);
-    assert_eq!(size(&all[asked]), Some((640, 360)));
+    assert_eq!(size(&all[asked].data), Some((640, 360)));
     assert!(all.windows(2).all(|pair| pair[0].capture_time < pair[1].capture_time));
     assert!(all[0].capture_time > before);
     check_marks(&all[asked..], 640, true);
@@ -71,7 +51,7 @@ fn a_keyframe_comes_when_it_is_asked_for_and_every_mark_is_read() {
 fn the_bit_rate_is_followed_from_4_to_1_5_megabits_without_a_keyframe() {
     const BEFORE: u64 = 4_000_000;
     const AFTER: u64 = 1_500_000;
-    let mut settings = av1_settings();
+    let mut settings = AV1.settings();
     (settings.video.width, settings.video.height, settings.video.bitrate) = (1280, 720, BEFORE as u32);
     settings.video.gop = Duration::from_secs(10);
     let sound = u64::from(settings.audio.bitrate);
@@ -117,71 +97,13 @@ fn check_marks(group: &[Frame], width: usize, all: bool) {
     assert!(read >= if all { group.len() } else { group.len() / 2 }, "{read} of {}", group.len());
 }
 
-/// The test picture has noise, and 720p of it do not fit into 400 kb/s however coarse they are.
 #[test]
 fn pictures_that_do_not_fit_are_left_out_and_the_others_keep_their_time_and_group() {
-    let mut settings = av1_settings();
-    (settings.video.width, settings.video.height, settings.video.bitrate) = (1280, 720, 400_000);
-    let running = start(settings);
-    let groups = [running.video_group(), running.video_group()];
-    running.stop();
-    assert!(groups.iter().all(|group| group.len() < 30), "{:?}", groups.each_ref().map(Vec::len));
-    for (group, next) in groups.iter().zip(&groups[1..]) {
-        // `video_group` passes over the group between.
-        assert_eq!(group[0].id.group + 2, next[0].id.group);
-    }
-    for group in &groups {
-        // The keyframe is never what is left out.
-        for (number, frame) in group.iter().enumerate() {
-            assert_eq!((frame.id.frame, frame.keyframe), (number as u32, number == 0));
-            assert_eq!(av1::is_keyframe(&frame.data), number == 0);
-        }
-    }
+    let groups: [Vec<Frame>; 2] = AV1.groups_that_do_not_fit();
     check_marks(&groups[1], 1280, false);
 }
 
 #[test]
 fn a_recording_goes_on_in_one_file_when_the_picture_changes_its_size_and_plays() {
-    let mut settings = av1_settings();
-    (settings.video.width, settings.video.height, settings.video.bitrate) = (1280, 720, 2_500_000);
-    let running = start(settings);
-    let mut frames: Vec<Frame> = running
-        .until(|frames| frames.iter().filter(|(frame, _)| frame.id.track == VIDEO_TRACK).count() == 30)
-        .into_iter()
-        .map(|(frame, _)| frame)
-        .collect();
-    running.encoder.set_rate(400_000);
-    let small = |frame: &Frame| size(frame).is_some_and(|(_, height)| height < 720);
-    let later = running.until(|frames| frames.iter().filter(|(frame, _)| small(frame)).count() == 2);
-    frames.extend(later.into_iter().map(|(frame, _)| frame));
-    let tracks = running.tracks.clone();
-    running.stop();
-
-    let dir = tempfile::tempdir().unwrap();
-    let path = record(dir.path(), &tracks, &frames);
-    // Debian's FFmpeg decodes AV1 by dav1d, which shares nothing with libaom.
-    let shown = ["stream=codec_name,width,height,nb_read_frames", "-of", "csv=p=0"];
-    let output = Command::new("ffprobe")
-        .args(["-v", "error", "-count_frames", "-select_streams", "v", "-show_entries"])
-        .args(shown)
-        .arg(&path)
-        .output()
-        .expect("ffprobe");
-    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-    let expected = format!("av1,1280,720,{}", pictures(&frames).len());
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected);
-
-    let (mut reader, mut found, mut start) = (Reader::new(), Vec::new(), None);
-    reader.push(&std::fs::read(&path).unwrap());
-    reader.end();
-    while let Some(item) = reader.poll() {
-        match item {
-            Item::Start(begun) => start = Some(begun),
-            Item::Fragment(fragment) => {
-                assert!(fragment.intact);
-                found.extend(start.as_ref().and_then(|start| start.restore(&fragment)));
-            }
-        }
-    }
-    assert_eq!(pictures(&found), pictures(&frames), "the frames come back as they were");
+    AV1.record_a_change_of_size();
 }

@@ -1,40 +1,21 @@
 //! A show in VP8: the same groups and marks as in H.264, and a recording that plays.
 
+#[path = "common/codec.rs"]
+mod codec;
 mod common;
 
-use std::process::Command;
+use codec::Codec;
+use common::{clock, decode_vp8, start};
+use media::{Frame, TrackConfig, mark, vp8};
+use roadie_encoder::VideoCodec;
 
-use common::{clock, decode_vp8, settings, start};
-use media::cmaf::{Item, Reader};
-use media::mark;
-use media::{Frame, Track, TrackConfig, vp8};
-use roadie_encoder::record::{RecordState, Recorder};
-use roadie_encoder::{Input, Settings, VIDEO_TRACK, VideoCodec};
-
-fn vp8_settings() -> Settings {
-    Settings { codec: VideoCodec::Vp8, ..settings(Input::Test) }
-}
-
-fn pictures(frames: &[Frame]) -> Vec<&Frame> {
-    frames.iter().filter(|frame| frame.id.track == VIDEO_TRACK).collect()
-}
-
-fn record(dir: &std::path::Path, tracks: &[Track], frames: &[Frame]) -> std::path::PathBuf {
-    let recorder = Recorder::start(dir, "tour/london", tracks).unwrap();
-    frames.iter().for_each(|frame| recorder.write(frame));
-    let status = recorder.finish();
-    assert_eq!(
-        (&status.state, status.parts.len(), status.dropped),
-        (&RecordState::Recording, 1, 0),
-        "{status:?}"
-    );
-    status.path
-}
+const VP8: Codec =
+    Codec { codec: VideoCodec::Vp8, name: "vp8", is_keyframe: vp8::is_keyframe, size: vp8::size };
 
 #[test]
 fn every_group_begins_with_its_only_keyframe_and_every_mark_is_read() {
     let before = clock()();
-    let running = start(vp8_settings());
+    let running = start(VP8.settings());
     let TrackConfig::Video(config) = &running.tracks[0].config else { panic!("{:?}", running.tracks) };
     assert_eq!((config.codec.as_str(), config.width, config.height), ("vp8", 640, 360));
     let groups = [running.video_group(), running.video_group()];
@@ -65,70 +46,13 @@ fn check_marks(group: &[Frame], width: usize) {
     }
 }
 
-/// The test picture has noise, and 720p of it do not fit into 400 kb/s however coarse they are.
 #[test]
 fn pictures_that_do_not_fit_are_left_out_and_the_others_keep_their_time_and_group() {
-    let mut settings = vp8_settings();
-    (settings.video.width, settings.video.height, settings.video.bitrate) = (1280, 720, 400_000);
-    let running = start(settings);
-    let groups = [running.video_group(), running.video_group(), running.video_group()];
-    running.stop();
-    assert!(groups.iter().all(|group| group.len() < 30), "{:?}", groups.each_ref().map(Vec::len));
-    for (group, next) in groups.iter().zip(&groups[1..]) {
-        // `video_group` passes over the group between.
-        assert_eq!(group[0].id.group + 2, next[0].id.group);
-    }
-    for group in &groups {
-        // The keyframe is never what is left out.
-        for (number, frame) in group.iter().enumerate() {
-            assert_eq!((frame.id.frame, frame.keyframe), (number as u32, number == 0));
-            assert_eq!(vp8::is_keyframe(&frame.data), number == 0);
-        }
-    }
+    let groups: [Vec<Frame>; 3] = VP8.groups_that_do_not_fit();
     check_marks(&groups[2], 1280);
 }
 
 #[test]
 fn a_recording_goes_on_in_one_file_when_the_picture_changes_its_size_and_plays() {
-    let mut settings = vp8_settings();
-    (settings.video.width, settings.video.height, settings.video.bitrate) = (1280, 720, 2_500_000);
-    let running = start(settings);
-    let mut frames: Vec<Frame> = running
-        .until(|frames| frames.iter().filter(|(frame, _)| frame.id.track == VIDEO_TRACK).count() == 30)
-        .into_iter()
-        .map(|(frame, _)| frame)
-        .collect();
-    running.encoder.set_rate(400_000);
-    let small = |frame: &Frame| vp8::size(&frame.data).is_some_and(|(_, height)| height < 720);
-    let later = running.until(|frames| frames.iter().filter(|(frame, _)| small(frame)).count() == 2);
-    frames.extend(later.into_iter().map(|(frame, _)| frame));
-    let tracks = running.tracks.clone();
-    running.stop();
-
-    let dir = tempfile::tempdir().unwrap();
-    let path = record(dir.path(), &tracks, &frames);
-    let shown = ["stream=codec_name,width,height,nb_read_frames", "-of", "csv=p=0"];
-    let output = Command::new("ffprobe")
-        .args(["-v", "error", "-count_frames", "-select_streams", "v", "-show_entries"])
-        .args(shown)
-        .arg(&path)
-        .output()
-        .expect("ffprobe");
-    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-    let expected = format!("vp8,1280,720,{}", pictures(&frames).len());
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected);
-
-    let (mut reader, mut found, mut start) = (Reader::new(), Vec::new(), None);
-    reader.push(&std::fs::read(&path).unwrap());
-    reader.end();
-    while let Some(item) = reader.poll() {
-        match item {
-            Item::Start(begun) => start = Some(begun),
-            Item::Fragment(fragment) => {
-                assert!(fragment.intact);
-                found.extend(start.as_ref().and_then(|start| start.restore(&fragment)));
-            }
-        }
-    }
-    assert_eq!(pictures(&found), pictures(&frames), "the frames come back as they were");
+    VP8.record_a_change_of_size();
 }

@@ -1,5 +1,5 @@
-//! QMux's sessions as moq-net wants them. The crate `qmux` has asynchronous operations, moq-net polls; moq's own adapter
-//! comes with forty crates (moq-tokio).
+//! QMux's sessions as moq-net wants them. The crate `qmux` has asynchronous operations, moq-net polls. (moq's own adapter
+//! comes with all of moq-tokio: docs/decisions/0027.)
 //!
 //! An operation under way owns its stream. Whoever wants the stream meanwhile takes it back: the operations of `qmux`
 //! may be dropped at any await, and a flag makes them end there.
@@ -29,6 +29,16 @@ impl<T> Slot<T> {
         let output = ready!(operation.as_mut().poll(cx));
         self.0 = None;
         Poll::Ready(output)
+    }
+
+    /// The same with an operation of a session.
+    fn poll_with<F: Future<Output = T> + std::marker::Send + 'static>(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &qmux::Session,
+        start: impl FnOnce(qmux::Session) -> F,
+    ) -> Poll<T> {
+        self.poll(cx, || Box::pin(start(session.clone())))
     }
 }
 
@@ -75,39 +85,25 @@ impl poll::Session for Session {
     type Error = Error;
 
     fn poll_accept_uni(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receive, Error>> {
-        let session = &self.inner;
-        let start = || -> Operation<_> {
-            let session = session.clone();
-            Box::pin(async move { session.accept_uni().await })
-        };
-        self.accept_uni.poll(cx, start).map_ok(Receive::new)
+        self.accept_uni
+            .poll_with(cx, &self.inner, |session| async move { session.accept_uni().await })
+            .map_ok(Receive::new)
     }
 
     fn poll_accept_bi(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Send, Receive), Error>> {
-        let session = &self.inner;
-        let start = || -> Operation<_> {
-            let session = session.clone();
-            Box::pin(async move { session.accept_bi().await })
-        };
-        self.accept_bi.poll(cx, start).map(both)
+        self.accept_bi
+            .poll_with(cx, &self.inner, |session| async move { session.accept_bi().await })
+            .map(both)
     }
 
     fn poll_open_uni(&mut self, cx: &mut Context<'_>) -> Poll<Result<Send, Error>> {
-        let session = &self.inner;
-        let start = || -> Operation<_> {
-            let session = session.clone();
-            Box::pin(async move { session.open_uni().await })
-        };
-        self.open_uni.poll(cx, start).map_ok(Send::new)
+        self.open_uni
+            .poll_with(cx, &self.inner, |session| async move { session.open_uni().await })
+            .map_ok(Send::new)
     }
 
     fn poll_open_bi(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Send, Receive), Error>> {
-        let session = &self.inner;
-        let start = || -> Operation<_> {
-            let session = session.clone();
-            Box::pin(async move { session.open_bi().await })
-        };
-        self.open_bi.poll(cx, start).map(both)
+        self.open_bi.poll_with(cx, &self.inner, |session| async move { session.open_bi().await }).map(both)
     }
 
     fn poll_send_datagram(&mut self, _: &mut Context<'_>, payload: &[u8]) -> Poll<Result<(), Error>> {
@@ -115,12 +111,7 @@ impl poll::Session for Session {
     }
 
     fn poll_recv_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Error>> {
-        let session = &self.inner;
-        let start = || -> Operation<_> {
-            let session = session.clone();
-            Box::pin(async move { session.recv_datagram().await })
-        };
-        self.datagram.poll(cx, start)
+        self.datagram.poll_with(cx, &self.inner, |session| async move { session.recv_datagram().await })
     }
 
     fn max_datagram_size(&self) -> usize {
@@ -136,12 +127,7 @@ impl poll::Session for Session {
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let session = &self.inner;
-        let start = || -> Operation<_> {
-            let session = session.clone();
-            Box::pin(async move { session.closed().await })
-        };
-        self.closed.poll(cx, start)
+        self.closed.poll_with(cx, &self.inner, |session| async move { session.closed().await })
     }
 
     fn stats(&self) -> impl Stats {

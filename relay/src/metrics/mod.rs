@@ -141,7 +141,7 @@ fn traffic(text: &mut Text, site: &Site) {
 type Named<'a> = (&'a String, &'a BroadcastStatus);
 
 /// One number of a status.
-type Field<T, N = u64> = (Kind, &'static str, &'static str, fn(&T) -> N);
+type Field<T> = (Kind, &'static str, &'static str, fn(&T) -> u64);
 
 const BROADCAST: [Field<BroadcastStatus>; 9] = [
     (Gauge, "roadie_broadcast_live", "1 while it can be watched.", |s| u64::from(s.live)),
@@ -157,13 +157,24 @@ const BROADCAST: [Field<BroadcastStatus>; 9] = [
     (Counter, "roadie_keyframe_requests_total", "Keyframes asked of the encoder.", |s| s.keyframe_requests),
 ];
 
-fn each(text: &mut Text, broadcasts: &[Named<'_>]) {
-    for (kind, name, help, value) in BROADCAST {
-        let mut family = text.family(kind, name, help);
-        for (broadcast, status) in broadcasts {
-            family.sample(&[("broadcast", broadcast)], value(status));
+/// A family for each field, a sample of it for each status.
+fn fields<'a, T: 'a, const N: usize, I: Iterator<Item = ([(&'a str, &'a str); N], &'a T)>>(
+    text: &mut Text,
+    fields: &[Field<T>],
+    samples: impl Fn() -> I,
+) {
+    for (kind, name, help, value) in fields {
+        let mut family = text.family(*kind, name, help);
+        for (labels, status) in samples() {
+            family.sample(&labels, value(status));
         }
     }
+}
+
+fn each(text: &mut Text, broadcasts: &[Named<'_>]) {
+    let samples =
+        || broadcasts.iter().map(|(broadcast, status)| ([("broadcast", broadcast.as_str())], *status));
+    fields(text, &BROADCAST, samples);
     let help = "Half the smallest round trip of the measurement of the broadcast's clock.";
     let mut family = text.family(Gauge, "roadie_clock_error_seconds", help);
     for (broadcast, status) in broadcasts {
@@ -175,20 +186,24 @@ fn each(text: &mut Text, broadcasts: &[Named<'_>]) {
 
 fn uplinks(text: &mut Text, broadcasts: &[Named<'_>]) {
     use crate::broadcasts::UplinkStatus;
-    let fields: [Field<UplinkStatus>; 4] = [
+    const FIELDS: [Field<UplinkStatus>; 4] = [
         (Gauge, "roadie_uplink_connected", "1 while its connection stands.", |u| u64::from(u.connected)),
         (Counter, "roadie_uplink_calls_total", "How often it has called.", |u| u.calls),
         (Counter, "roadie_uplink_received_bytes_total", "Bond payload that came on it.", |u| u.bytes),
         (Counter, "roadie_uplink_received_datagrams_total", "Datagrams that came on it.", |u| u.datagrams),
     ];
-    for (kind, name, help, value) in fields {
-        let mut family = text.family(kind, name, help);
-        for (broadcast, status) in broadcasts {
-            for (path, uplink) in &status.uplinks {
-                family.sample(&[("broadcast", broadcast), ("uplink", &path.to_string())], value(uplink));
-            }
-        }
-    }
+    let uplinks: Vec<_> = broadcasts
+        .iter()
+        .flat_map(|(broadcast, status)| {
+            status.uplinks.iter().map(|(path, uplink)| (broadcast.as_str(), path.to_string(), uplink))
+        })
+        .collect();
+    let samples = || {
+        uplinks
+            .iter()
+            .map(|(broadcast, path, uplink)| ([("broadcast", *broadcast), ("uplink", path)], *uplink))
+    };
+    fields(text, &FIELDS, samples);
 }
 
 /// What the viewers' own pages say.
@@ -226,7 +241,7 @@ fn kept(text: &mut Text, broadcasts: &[Named<'_>]) {
             family.sample(&[("broadcast", broadcast), ("state", state)], count);
         }
     }
-    let fields: [Field<KeepStatus>; 6] = [
+    const FIELDS: [Field<KeepStatus>; 6] = [
         (Gauge, "roadie_keep_failed", "1 while nothing can be written.", |k| u64::from(k.failed.is_some())),
         (Gauge, "roadie_keep_file_bytes", "Bytes in this session's files.", |k| k.bytes),
         (Counter, "roadie_keep_healed_groups_total", "Groups that came by backfill.", |k| k.healed),
@@ -236,10 +251,5 @@ fn kept(text: &mut Text, broadcasts: &[Named<'_>]) {
             k.left_out
         }),
     ];
-    for (kind, name, help, value) in fields {
-        let mut family = text.family(kind, name, help);
-        for (broadcast, keep) in keeps() {
-            family.sample(&[("broadcast", broadcast)], value(keep));
-        }
-    }
+    fields(text, &FIELDS, || keeps().map(|(broadcast, keep)| ([("broadcast", broadcast)], keep)));
 }

@@ -1,4 +1,4 @@
-//! A show in VP8, end to end: the real programs, a real headless Chromium, and the recording afterwards.
+//! Shows in VP8 and AV1, end to end: the real programs, a real headless Chromium, and the recording afterwards.
 
 mod common;
 
@@ -15,15 +15,26 @@ const ENOUGH: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_show_in_vp8_is_seen_recorded_verified_and_exported() {
+    a_show("vp8", 1.0).await;
+}
+
+/// Of 720p a mark may be damaged for one picture (docs/decisions/0019); what is read is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_show_in_av1_is_seen_recorded_verified_and_exported() {
+    a_show("av1", 0.5).await;
+}
+
+/// `readable`: at least that part of the pictures has a mark that can be read.
+async fn a_show(codec: &str, readable: f64) {
     let _stage = alone().await;
-    let dir = Dir::new("vp8");
+    let dir = Dir::new(codec);
     let edge = Edge::start(&dir, 0, 0).await;
     let uplinks = uplinks(&edge).await;
     let copy = dir.join("copy");
     let viewer = Viewer::start().await.unwrap();
-    let mut show = live_with(&["--codec", "vp8"], &edge, &uplinks, "vp8", std::slice::from_ref(&copy));
-    edge.wait_live("vp8").await;
-    viewer.open(&format!("{}?probe=1", edge.page("vp8"))).await.unwrap();
+    let mut show = live_with(&["--codec", codec], &edge, &uplinks, codec, std::slice::from_ref(&copy));
+    edge.wait_live(codec).await;
+    viewer.open(&format!("{}?probe=1", edge.page(codec))).await.unwrap();
 
     let mut painted: Vec<PagePassage> = Vec::new();
     until("pictures", async || {
@@ -36,13 +47,14 @@ async fn a_show_in_vp8_is_seen_recorded_verified_and_exported() {
     viewer.close().await;
     let marks: Vec<_> = painted
         .iter()
-        .map(|frame| {
-            let mark = frame.mark.unwrap_or_else(|| panic!("no mark in the picture of {frame:?}"));
+        .filter_map(|frame| {
+            let mark = frame.mark?;
             let capture_ms = (frame.capture_us / 1e3).floor() % (1u64 << 40) as f64;
             assert!((mark.time_ms - capture_ms).abs() <= 1.0, "{mark:?} in {frame:?}");
-            mark.counter
+            Some(mark.counter)
         })
         .collect();
+    assert!(marks.len() as f64 >= readable * painted.len() as f64, "{} of {}", marks.len(), painted.len());
     assert!(marks.windows(2).all(|pair| (1..1000).contains(&pair[1].wrapping_sub(pair[0]))), "{marks:?}");
 
     // The end of a show as the creator brings it about.
@@ -73,5 +85,5 @@ async fn a_show_in_vp8_is_seen_recorded_verified_and_exported() {
         .await
         .unwrap();
     assert!(decoded.stderr.is_empty(), "{decoded:?}");
-    assert_eq!(String::from_utf8_lossy(&decoded.stdout).trim(), format!("vp8,{pictures}"));
+    assert_eq!(String::from_utf8_lossy(&decoded.stdout).trim(), format!("{codec},{pictures}"));
 }

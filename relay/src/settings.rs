@@ -32,8 +32,8 @@ pub struct Raw {
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
 
-    /// TCP address for the player's page, the status page at /, HLS at /hls/NAME/index.m3u8, /metrics, /healthz and /api
-    /// [default: [::]:8080]
+    /// TCP address for the player's page, the status page at /, HLS at /hls/NAME/index.m3u8, /metrics, /healthz, /api, and
+    /// MoQ over WebSocket [default: [::]:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
 

@@ -93,6 +93,9 @@ struct Cost {
     delivered_gigabits: f64,
     /// The same for the bytes alone.
     floor_per_gigabit: f64,
+    /// What the relay grew by, from before the first viewer to the end.
+    memory_kb: f64,
+    /// What each viewer but the first made it grow by: what the show needs, whoever watches, is not in it.
     memory_per_viewer_kb: f64,
     /// Of the frames that the relay had, over all viewers.
     delivered_part: f64,
@@ -152,11 +155,17 @@ async fn measure_all(raw: &Raw) -> anyhow::Result<()> {
     let subjects: &[_] =
         if raw.peer.is_some() { &[Subject::Bond, Subject::Ours, Subject::Peer] } else { &[Subject::Bond] };
     let mut costs = Vec::new();
+    let mut alone = Vec::new();
+    for subject in subjects {
+        let cost = measure(raw, *subject, 1, None, &dir).await;
+        let _ = std::fs::remove_dir_all(&dir);
+        alone.push(cost?.memory_kb);
+    }
     for viewers in raw.viewers.iter().copied() {
         let first = costs.len();
         for _ in 0..raw.rounds {
-            for subject in subjects {
-                let result = measure(raw, *subject, viewers, &dir).await;
+            for (subject, alone) in subjects.iter().zip(&alone) {
+                let result = measure(raw, *subject, viewers, Some(*alone), &dir).await;
                 // A folder that stays is litter, no more.
                 let _ = std::fs::remove_dir_all(&dir);
                 let cost = result?;
@@ -240,7 +249,14 @@ impl Source {
     }
 }
 
-async fn measure(raw: &Raw, subject: Subject, viewers: usize, dir: &Path) -> anyhow::Result<Cost> {
+/// `alone`: what the relay grew by for one viewer, kB.
+async fn measure(
+    raw: &Raw,
+    subject: Subject,
+    viewers: usize,
+    alone: Option<f64>,
+    dir: &Path,
+) -> anyhow::Result<Cost> {
     let watch = Watch::start();
     let relay = Running::start(subject, dir).await?;
     let pid = relay.pid;
@@ -265,7 +281,11 @@ async fn measure(raw: &Raw, subject: Subject, viewers: usize, dir: &Path) -> any
     let (has, runs) = (source.frames().await?, process::cpu(pid)?);
     crowd.say("end").await?;
     let came: Came = serde_json::from_str(&crowd.line().await?).context("the crowd speaks nonsense")?;
-    let memory = memory(pid)?.saturating_sub(before);
+    let memory_kb = memory(pid)?.saturating_sub(before) as f64 / 1024.0;
+    let memory_per_viewer_kb = match alone {
+        Some(alone) if viewers > 1 => (memory_kb - alone) / (viewers - 1) as f64,
+        _ => memory_kb / viewers as f64,
+    };
     anyhow::ensure!(came.left == 0, "{} viewers left", came.left);
     anyhow::ensure!(has > had, "the show ended before its time: the viewers took too long to join");
     Ok(Cost {
@@ -274,7 +294,8 @@ async fn measure(raw: &Raw, subject: Subject, viewers: usize, dir: &Path) -> any
         cpu_s: runs - ran,
         delivered_gigabits: came.bytes as f64 * 8e-9,
         floor_per_gigabit: floor::measure(viewers)?,
-        memory_per_viewer_kb: memory as f64 / 1024.0 / viewers as f64,
+        memory_kb,
+        memory_per_viewer_kb,
         delivered_part: came.frames as f64 / ((has - had) * viewers as u64) as f64,
         came,
         stalls: watch.stalls().count,

@@ -19,8 +19,11 @@ use crate::uplink::{Cost, Tariff, UplinkEvent, Why};
 /// Events handled before frames and deadlines get their turn again.
 const BATCH: usize = 64;
 
-/// How often the shown state is refreshed.
+/// How often the shown state is refreshed, while something else wakes the task;
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// it is not woken for that alone until so much later.
+const STATUS_SLACK: Duration = Duration::from_millis(100);
 
 /// How often the edge is told what its clock looks like from here.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(500);
@@ -114,7 +117,7 @@ impl SendTask {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let wakes = [self.sender.poll_timeout(), self.backfill.poll_timeout()];
-            let wake = wakes.into_iter().flatten().fold(self.next_status, Time::min);
+            let wake = wakes.into_iter().flatten().fold(self.next_status + STATUS_SLACK, Time::min);
             tokio::select! {
                 () = frames.wake.notified() => {}
                 _ = events.recv_many(&mut batch, BATCH) => {}

@@ -1,7 +1,7 @@
 //! The player: a subscriber in Rust, compiled to WASM, that runs in a dedicated worker.
 //!
 //! ```text
-//! WebTransport -> moq (one stream per group) -> reorder -> playout (when is it due?)
+//! WebTransport or WebSocket -> moq (one stream per group) -> reorder -> playout (when is it due?)
 //!              -> VideoDecoder -> OffscreenCanvas
 //!              -> AudioDecoder -> AudioWorklet (by MessagePort)
 //! ```
@@ -9,7 +9,7 @@
 //! Everything but [`web`](https://docs.rs/web-sys) glue is pure and is tested natively: [`moq`] reads
 //! and writes the wire, [`reorder`] brings frames of several streams into order, [`playout`] decides
 //! when a frame is shown, [`clock`] estimates the broadcast clock, [`state`] decides when to connect
-//! again, [`stats`] and [`trace`] count. Time is always an argument.
+//! again, [`way`] names the transports, [`stats`] and [`trace`] count. Time is always an argument.
 //!
 //! What the page needs beside this crate is in `www/`; `www/README.md` tells the layout that serves
 //! it and the test hooks (`window.roadie`).
@@ -21,6 +21,7 @@ pub mod reorder;
 pub mod state;
 pub mod stats;
 pub mod trace;
+pub mod way;
 
 #[cfg(target_arch = "wasm32")]
 mod web;

@@ -13,6 +13,9 @@ const LAST_WAIT: Duration = Duration::from_millis(500);
 /// The wait after a refusal: a seat may become free, a ticket's time may come.
 const REFUSED_WAIT: Duration = Duration::from_secs(3);
 
+/// A trouble that comes so often in a row is told: what heals by itself within a second or two is not worth a word.
+const TOLD_AFTER: u32 = 3;
+
 /// How often a show that has not started is asked for, in case an announcement was missed.
 pub const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -37,12 +40,57 @@ pub enum State {
     Playing,
     /// It played; the connection is being made again.
     Reconnecting,
+    /// There is no way to the relay from here, again and again.
+    Unreachable(Trouble),
     /// It played; then the publisher went away.
     Ended,
     /// The relay does not let us in with our ticket, or without one.
     Refused(Refusal),
     /// This browser cannot play it.
     Unsupported,
+}
+
+/// Why there is no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// There was one, and it is gone.
+    Ended,
+    /// The relay does not answer by HTTP.
+    NoRelay,
+    /// It answers by HTTP, but nothing comes by QUIC.
+    NoQuic,
+    /// QUIC was refused at once: a certificate that this browser does not trust.
+    NoTrust,
+    /// WebSocket was refused, or nothing comes by it.
+    NoSocket,
+    /// The other side speaks no version that we speak.
+    NoVersion,
+}
+
+impl Trouble {
+    /// For the page and its console; empty: nothing that a person could do anything about.
+    fn message(self) -> &'static str {
+        match self {
+            Self::Ended => "",
+            Self::NoRelay => "The relay does not answer. Trying again…",
+            Self::NoQuic => {
+                "The show does not get through on this network, though the page does: it needs UDP, which may be \
+                 blocked here. Another network, a phone's perhaps, may work. Trying again…"
+            }
+            Self::NoTrust => {
+                "The relay's connection is refused by this browser: its certificate may not be valid for this \
+                 address. Whoever runs the relay can mend that. Trying again…"
+            }
+            Self::NoSocket => {
+                "The show does not get through on this network, though the page does: something on the way, a proxy \
+                 perhaps, refuses WebSocket. Another network, a phone's perhaps, may work. Trying again…"
+            }
+            Self::NoVersion => {
+                "This page and the relay have no version of their protocol in common. Please reload the page, or use \
+                 a current Chrome or Edge. Trying again…"
+            }
+        }
+    }
 }
 
 /// Why the relay does not let a viewer in.
@@ -101,6 +149,7 @@ impl State {
             State::WaitingForShow => "waiting",
             State::Playing => "playing",
             State::Reconnecting => "reconnecting",
+            State::Unreachable(_) => "unreachable",
             State::Ended => "ended",
             State::Refused(_) => "refused",
             State::Unsupported => "unsupported",
@@ -114,6 +163,7 @@ impl State {
             State::WaitingForShow => "The show has not started. It will play here by itself.",
             State::Playing => "",
             State::Reconnecting => "Reconnecting…",
+            State::Unreachable(trouble) => trouble.message(),
             State::Ended => "The show has stopped. If it goes on, it will play here by itself.",
             State::Refused(refusal) => refusal.message(),
             State::Unsupported => "This browser cannot play the show.",
@@ -138,13 +188,22 @@ pub struct Machine {
     state: State,
     played: bool,
     failures: u32,
+    /// The latest trouble, and how often in a row it came.
+    trouble: (Trouble, u32),
     last_data: Option<Time>,
     asked: Option<Time>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { state: State::Connecting, played: false, failures: 0, last_data: None, asked: None }
+        Self {
+            state: State::Connecting,
+            played: false,
+            failures: 0,
+            trouble: (Trouble::Ended, 0),
+            last_data: None,
+            asked: None,
+        }
     }
 }
 
@@ -187,9 +246,15 @@ impl Machine {
     }
 
     /// The session is gone or could not be made. Gives the time to wait before the next try.
-    pub fn lost(&mut self) -> Duration {
+    pub fn lost(&mut self, trouble: Trouble) -> Duration {
+        let before = if self.trouble.0 == trouble { self.trouble.1 } else { 0 };
+        self.trouble = (trouble, before.saturating_add(1));
         if self.state != State::Unsupported {
-            self.state = if self.played { State::Reconnecting } else { State::Connecting };
+            self.state = match self.trouble {
+                (trouble, TOLD_AFTER..) if trouble != Trouble::Ended => State::Unreachable(trouble),
+                _ if self.played => State::Reconnecting,
+                _ => State::Connecting,
+            };
         }
         self.last_data = None;
         let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(8)).min(LAST_WAIT);
@@ -230,7 +295,7 @@ mod tests {
     fn from_nothing_to_playing() {
         let mut machine = Machine::default();
         assert_eq!(machine.state(), State::Connecting);
-        machine.lost();
+        machine.lost(Trouble::Ended);
         assert_eq!(machine.state(), State::Connecting, "it never played: nothing to reconnect");
         machine.no_broadcast();
         assert_eq!(machine.state(), State::WaitingForShow);
@@ -239,17 +304,38 @@ mod tests {
         machine.no_broadcast();
         assert_eq!(machine.state(), State::Ended);
         machine.data(at(9));
-        machine.lost();
+        machine.lost(Trouble::Ended);
         assert_eq!(machine.state(), State::Reconnecting);
     }
 
     #[test]
     fn waits_grow_and_start_over_after_success() {
         let mut machine = Machine::default();
-        let waits: Vec<u128> = (0..5).map(|_| machine.lost().as_millis()).collect();
+        let waits: Vec<u128> = (0..5).map(|_| machine.lost(Trouble::Ended).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 500, 500]);
         machine.data(at(0));
-        assert_eq!(machine.lost().as_millis(), 100);
+        assert_eq!(machine.lost(Trouble::Ended).as_millis(), 100);
+    }
+
+    #[test]
+    fn a_trouble_that_stays_is_told() {
+        for trouble in
+            [Trouble::NoRelay, Trouble::NoQuic, Trouble::NoTrust, Trouble::NoSocket, Trouble::NoVersion]
+        {
+            let mut machine = Machine::default();
+            for _ in 1..TOLD_AFTER {
+                machine.lost(trouble);
+                assert_eq!(machine.state(), State::Connecting, "it may be over in a moment");
+            }
+            machine.lost(trouble);
+            assert_eq!(machine.state(), State::Unreachable(trouble));
+            assert_ne!(machine.state().message(), "");
+            machine.data(at(0));
+            machine.lost(Trouble::Ended);
+            assert_eq!(machine.state(), State::Reconnecting);
+            machine.lost(trouble);
+            assert_eq!(machine.state(), State::Reconnecting, "counted anew");
+        }
     }
 
     #[test]
@@ -290,7 +376,7 @@ mod tests {
         let mut machine = Machine::default();
         machine.unsupported();
         machine.data(at(0));
-        machine.lost();
+        machine.lost(Trouble::Ended);
         machine.no_broadcast();
         assert_eq!(machine.state(), State::Unsupported);
     }

@@ -8,6 +8,8 @@ const query = new URLSearchParams(location.search);
 const probe = query.get("probe") === "1";
 // The viewer's ticket. It goes to the relay that this page came from, and nowhere else.
 const ticket = query.get("jwt") || undefined;
+// How the show shall come, such as `websocket`; without it, by the best way there is.
+const transport = query.get("transport") || undefined;
 
 // The host's screen shows how the audience sees the show: a few numbers, no personal data. `viewer` is drawn
 // anew with each page, to tell viewers apart while they watch.
@@ -22,7 +24,12 @@ function showState(state, message) {
   $("message").textContent = message;
   if (state !== "playing") {
     $("live").dataset.live = "false";
-    const words = { reconnecting: "Connection lost", refused: "Not playing", unsupported: "Not playing" };
+    const words = {
+      reconnecting: "Connection lost",
+      unreachable: "No connection",
+      refused: "Not playing",
+      unsupported: "Not playing",
+    };
     $("latency").textContent = words[state] ?? "Not live yet";
   }
 }
@@ -31,7 +38,6 @@ function showState(state, message) {
 function missing() {
   const lacks = [];
   if (!window.isSecureContext) lacks.push("a secure (https) address");
-  if (!("WebTransport" in window)) lacks.push("WebTransport");
   if (!("VideoDecoder" in window)) lacks.push("the video decoder of WebCodecs");
   if (!HTMLCanvasElement.prototype.transferControlToOffscreen) lacks.push("drawing in the background (OffscreenCanvas)");
   return lacks;
@@ -87,7 +93,7 @@ function start() {
   };
 
   worker.postMessage({
-    type: "start", name, ticket, canvas, probe, origin: location.origin, navigation: performance.timeOrigin,
+    type: "start", name, ticket, transport, canvas, probe, origin: location.origin, navigation: performance.timeOrigin,
   }, [canvas]);
 
   startSound(worker);

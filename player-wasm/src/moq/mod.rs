@@ -9,6 +9,7 @@
 
 mod control;
 mod group;
+pub mod qmux;
 
 pub use control::{
     Announce, AnnounceRequest, Control, ControlReader, MAX_CONTROL_BYTES, MAX_HOPS, Reply, Subscribe,

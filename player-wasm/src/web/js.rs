@@ -3,7 +3,7 @@
 use js_sys::{Array, Function, Object, Promise, Reflect, Uint8Array};
 use media::Time;
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{DedicatedWorkerGlobalScope, Response};
 
 /// The worker that we run in.
@@ -40,6 +40,13 @@ pub fn after(millis: u32) -> Promise {
 pub async fn sleep(millis: u32) {
     // A timer's promise is never rejected.
     let _ = JsFuture::from(after(millis)).await;
+}
+
+/// Lets a promise run whose outcome does not matter (cancelling something that may be gone already).
+pub fn ignore(promise: Promise) {
+    spawn_local(async move {
+        let _ = JsFuture::from(promise).await;
+    });
 }
 
 /// The first of two promises.

@@ -5,4 +5,5 @@ mod js;
 mod player;
 mod report;
 mod session;
+mod transport;
 mod video;

@@ -15,6 +15,7 @@ use crate::clock::{ClockEstimate, ClockFilter};
 use crate::moq::Version;
 use crate::playout::Playout;
 use crate::state::{Machine, Refusal, State, Watch};
+use crate::way::Way;
 
 /// The heartbeat: watches for silence, moves the playout delay, catches a timer that got lost.
 const TICK_MILLIS: u32 = 100;
@@ -56,8 +57,10 @@ pub struct Shared {
     pub video: RefCell<video::Video>,
     /// Sound.
     pub audio: RefCell<audio::Audio>,
-    /// The session's version, once connected.
-    pub version: Cell<Option<Version>>,
+    /// How the page wants the show to come; `None`: by the best way there is.
+    pub way: Option<Way>,
+    /// How the latest session came, and what it speaks.
+    pub connected: Cell<Option<(Way, Version)>>,
     /// The session that is open now.
     pub session: RefCell<Option<Rc<session::Session>>>,
     /// Bursts of clock questions still to ask.
@@ -122,13 +125,14 @@ pub struct Player {
 
 #[wasm_bindgen]
 impl Player {
-    /// Starts playing `name` on `canvas`, with a ticket where the page's address has one. `notify` gets the messages for the page;
+    /// Starts playing `name` on `canvas`, with a ticket where the page's address has one, and by the way that it names. `notify` gets the messages for the page;
     /// `navigation_millis` is the page's `performance.timeOrigin`.
     #[wasm_bindgen(constructor)]
     pub fn new(
         name: String,
         origin: String,
         ticket: Option<String>,
+        way: Option<String>,
         canvas: OffscreenCanvas,
         probe: bool,
         navigation_millis: f64,
@@ -147,13 +151,20 @@ impl Player {
             playout: RefCell::default(),
             video: RefCell::new(video::Video::new(canvas)?),
             audio: RefCell::default(),
-            version: Cell::new(None),
+            way: way.as_deref().and_then(Way::from_name),
+            connected: Cell::new(None),
             session: RefCell::default(),
             clock_burst: Cell::new(CLOCK_BURST),
             reconnects: Cell::new(0),
             told: Cell::new(None),
             problem: RefCell::default(),
         });
+        if let Some(unknown) = way.filter(|_| shared.way.is_none()) {
+            let ways = Way::ALL.map(Way::name).join(" and ");
+            shared.unsupported(format!(
+                "This page's address asks for transport={unknown}, but there are {ways} only."
+            ));
+        }
         shared.tell_state();
         spawn_local(ask_clock_forever(shared.clone()));
         spawn_local(tick_forever(shared.clone()));

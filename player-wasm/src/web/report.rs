@@ -5,7 +5,6 @@ use wasm_bindgen::prelude::*;
 
 use super::js::{micros, nullable, object, set};
 use super::player::Shared;
-use crate::moq::Version;
 use crate::stats::{DropCause, Histogram};
 
 fn quantiles(histogram: &Histogram) -> JsValue {
@@ -65,10 +64,11 @@ pub fn stats(shared: &Shared) -> Object {
         ("error_us", nullable(clock.map(|c| c.error_us.round()))),
     ]);
     let (width, height) = video.size();
+    let connected = shared.connected.get();
     object([
         ("state", shared.machine.borrow().state().name().into()),
-        ("transport", "webtransport".into()),
-        ("version", nullable(shared.version.get().map(Version::name))),
+        ("transport", nullable(connected.map(|(way, _)| way.name()))),
+        ("version", nullable(connected.map(|(_, version)| version.name()))),
         ("codec", nullable(video.codec())),
         ("width", width.into()),
         ("height", height.into()),

@@ -4,26 +4,20 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
+use js_sys::{Function, Promise};
 use media::catalog::{self, Catalog};
 use media::container;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
-use web_sys::{
-    ReadableStreamDefaultReader, WebTransport, WebTransportBidirectionalStream,
-    WebTransportCongestionControl, WebTransportHash, WebTransportOptions, WritableStreamDefaultWriter,
-};
 
-use super::js::{self, fetch_json, from_hex, get, race, sleep, within};
+use super::js::{self, fetch_json, get, race, sleep};
 use super::player::{HTTP_LIMIT_MILLIS, Shared, log, saw_data, wants_frames};
+use super::transport::{NoSession, Reader, Transport, Writer};
 use super::{audio, video};
 use crate::moq::{
-    Announce, AnnounceRequest, Control, ControlReader, GroupEvent, GroupParser, Reply, Subscribe, Version,
+    Announce, AnnounceRequest, Control, ControlReader, GroupEvent, GroupParser, Reply, Subscribe,
 };
-use crate::state::{ASK_AGAIN, Refusal};
-
-/// Longest wait for the QUIC and WebTransport handshakes.
-const CONNECT_LIMIT_MILLIS: u32 = 3_000;
+use crate::state::{ASK_AGAIN, Refusal, Trouble};
 
 /// Group streams read at a time. The server's newest groups come first, so more than this many open
 /// ones means that we lag hopelessly; further ones are refused.
@@ -48,14 +42,13 @@ enum Track {
 struct Subscription {
     id: u64,
     track: Track,
-    writer: WritableStreamDefaultWriter,
+    writer: Writer,
 }
 
 /// An open session.
 pub struct Session {
-    transport: WebTransport,
+    transport: Transport,
     certificate: JsValue,
-    version: Version,
     next_id: Cell<u64>,
     streams: Cell<u32>,
     subscriptions: RefCell<Vec<Subscription>>,
@@ -68,15 +61,19 @@ pub struct Session {
 /// Connects for ever.
 pub async fn run(shared: Rc<Shared>) {
     while wants_frames(&shared) {
-        if let Err(error) = attempt(&shared).await {
-            log("no session", &error);
-        }
+        let trouble = match attempt(&shared).await {
+            Ok(()) => Trouble::Ended,
+            Err((trouble, error)) => {
+                log("no session", &error);
+                trouble
+            }
+        };
         shared.session.borrow_mut().take();
         video::stop(&shared);
         audio::stop(&shared);
         let wait = match shared.refusal.take() {
             Some(refusal) => shared.machine.borrow_mut().refused(refusal),
-            None => shared.machine.borrow_mut().lost(),
+            None => shared.machine.borrow_mut().lost(trouble),
         };
         shared.tell_state();
         shared.reconnects.set(shared.reconnects.get() + 1);
@@ -117,58 +114,20 @@ async fn ask_refusal(shared: &Shared) -> Option<Refusal> {
 }
 
 /// One session from its beginning to its end.
-async fn attempt(shared: &Rc<Shared>) -> Result<(), JsValue> {
-    let config = config(shared, HTTP_LIMIT_MILLIS).await?;
-    let mut url =
-        get(&config, "webtransport").as_string().ok_or("the relay offers no WebTransport address")?;
-    if let Some(ticket) = &shared.ticket {
-        url.push_str("?jwt=");
-        url.push_str(&String::from(js_sys::encode_uri_component(ticket)));
-    }
-    let certificate = get(&config, "certificate_hash");
+async fn attempt(shared: &Rc<Shared>) -> Result<(), NoSession> {
+    let config = config(shared, HTTP_LIMIT_MILLIS).await.map_err(|error| (Trouble::NoRelay, error))?;
     shared.ask_clock();
-
-    let options = WebTransportOptions::new();
-    options.set_congestion_control(WebTransportCongestionControl::LowLatency);
-    if let Some(hash) = certificate.as_string().and_then(|hex| from_hex(&hex)) {
-        let entry = WebTransportHash::new();
-        entry.set_algorithm("sha-256");
-        entry.set_value_u8_array(&js::bytes(&hash));
-        options.set_server_certificate_hashes(&[entry]);
-    }
-    let protocols: Array = Version::OFFER.iter().copied().map(JsValue::from_str).collect();
-    Reflect::set(&options, &"protocols".into(), &protocols)?;
-    let transport = WebTransport::new_with_options(&url, &options)?;
-    // A failed session rejects `closed` too; someone must look at it.
-    let closed: Promise = transport.closed().unchecked_into();
-    let ready: Promise = transport.ready().unchecked_into();
-    if let Err(error) = within(&ready, CONNECT_LIMIT_MILLIS).await {
-        transport.close();
-        let _ = JsFuture::from(closed).await;
-        shared.refusal.set(ask_refusal(shared).await);
-        return Err(error);
-    }
-    let protocol = get(&transport, "protocol");
-    if protocol.is_undefined() {
-        transport.close();
-        shared.unsupported(
-            "This browser's WebTransport cannot choose a sub-protocol, which the player needs. Please use a \
-             current Chrome or Edge."
-                .into(),
-        );
-        return Ok(());
-    }
-    let protocol = protocol.as_string().unwrap_or_default();
-    let Some(version) = Version::from_protocol(&protocol) else {
-        transport.close();
-        return Err(JsValue::from_str("the relay speaks neither moq-lite-04 nor moq-lite-03"));
+    let transport = match Transport::connect(shared, &config).await {
+        Ok(transport) => transport,
+        Err(error) => {
+            shared.refusal.set(ask_refusal(shared).await);
+            return Err(error);
+        }
     };
-    shared.version.set(Some(version));
-
+    shared.connected.set(Some((transport.way(), transport.version)));
     let session = Rc::new(Session {
         transport,
-        certificate,
-        version,
+        certificate: get(&config, "certificate_hash"),
         next_id: Cell::new(0),
         streams: Cell::new(0),
         subscriptions: RefCell::default(),
@@ -179,8 +138,7 @@ async fn attempt(shared: &Rc<Shared>) -> Result<(), JsValue> {
     spawn_local(watch_announcements(shared.clone(), session.clone()));
     spawn_local(accept_groups(shared.clone(), session.clone()));
     spawn_local(keep_subscribed(shared.clone(), session.clone()));
-    // Clean or not, the end is the end.
-    let _ = JsFuture::from(closed).await;
+    session.transport.closed().await;
     session.stale.set(true);
     session.wake();
     Ok(())
@@ -202,14 +160,6 @@ impl Session {
         Promise::new(&mut |resolve, _| *self.wake.borrow_mut() = Some(resolve))
     }
 
-    async fn open(&self) -> Result<(WritableStreamDefaultWriter, ReadableStreamDefaultReader), JsValue> {
-        let stream: WebTransportBidirectionalStream =
-            JsFuture::from(self.transport.create_bidirectional_stream()).await?.unchecked_into();
-        let writer = WritableStreamDefaultWriter::new(stream.writable().unchecked_ref())?;
-        let reader = ReadableStreamDefaultReader::new(stream.readable().unchecked_ref())?;
-        Ok((writer, reader))
-    }
-
     /// Subscribes; when the subscription ends, the loop is woken with `stale` set.
     async fn subscribe(
         self: &Rc<Self>,
@@ -221,11 +171,10 @@ impl Session {
         let id = self.next_id.replace(self.next_id.get() + 1);
         let message =
             Subscribe { id, broadcast: &shared.name, track: name, priority, max_age_millis: MAX_AGE_MILLIS };
-        let (writer, reader) = self.open().await?;
-        let written = writer.write_with_chunk(&js::bytes(&message.encode()));
+        let (writer, reader) = self.transport.open().await?;
+        writer.write(&message.encode());
         // Known before the first group can come.
         self.subscriptions.borrow_mut().push(Subscription { id, track, writer });
-        JsFuture::from(written).await?;
         let session = self.clone();
         spawn_local(async move {
             if let Err(error) = session.read_control::<Reply>(reader, |_| ()).await {
@@ -251,24 +200,20 @@ impl Session {
     fn unsubscribe_all(&self) {
         for subscription in self.subscriptions.take() {
             // Closing our side of the stream ends the subscription.
-            ignore(subscription.writer.close());
+            subscription.writer.close();
         }
     }
 
-    async fn read_control<M: Control>(
-        &self,
-        reader: ReadableStreamDefaultReader,
-        mut each: impl FnMut(M),
-    ) -> Result<(), JsValue> {
-        let mut control = ControlReader::new(self.version);
-        while let Some(chunk) = read(&reader).await? {
+    async fn read_control<M: Control>(&self, reader: Reader, mut each: impl FnMut(M)) -> Result<(), JsValue> {
+        let mut control = ControlReader::new(self.transport.version);
+        while let Some(chunk) = reader.read().await? {
             control.push(&chunk);
             loop {
                 match control.next_message::<M>() {
                     Ok(Some(message)) => each(message),
                     Ok(None) => break,
                     Err(error) => {
-                        ignore(reader.cancel());
+                        reader.cancel();
                         return Err(JsValue::from_str(&error.to_string()));
                     }
                 }
@@ -278,27 +223,11 @@ impl Session {
     }
 }
 
-/// A promise whose failure does not matter (cancelling something that may be gone already).
-fn ignore(promise: Promise) {
-    spawn_local(async move {
-        let _ = JsFuture::from(promise).await;
-    });
-}
-
-/// The next piece of a stream; `None` at its end, an error when it was reset.
-async fn read(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
-    let result = JsFuture::from(reader.read()).await?;
-    if get(&result, "done").is_truthy() {
-        return Ok(None);
-    }
-    Ok(Some(get(&result, "value").unchecked_into::<Uint8Array>().to_vec()))
-}
-
 /// Follows the comings and goings of our broadcast.
 async fn watch_announcements(shared: Rc<Shared>, session: Rc<Session>) {
-    let request = AnnounceRequest { prefix: &shared.name }.encode(session.version);
-    let Ok((writer, reader)) = session.open().await else { return };
-    ignore(writer.write_with_chunk(&js::bytes(&request)));
+    let request = AnnounceRequest { prefix: &shared.name }.encode(session.transport.version);
+    let Ok((writer, reader)) = session.transport.open().await else { return };
+    writer.write(&request);
     let followed = session
         .read_control::<Announce>(reader, |announce| {
             if announce.suffix.is_empty() {
@@ -355,16 +284,9 @@ async fn keep_subscribed(shared: Rc<Shared>, session: Rc<Session>) {
 
 /// Accepts group streams until the session ends.
 async fn accept_groups(shared: Rc<Shared>, session: Rc<Session>) {
-    let incoming = session.transport.incoming_unidirectional_streams();
-    let Ok(incoming) = ReadableStreamDefaultReader::new(&incoming) else { return };
-    while let Ok(next) = JsFuture::from(incoming.read()).await {
-        if get(&next, "done").is_truthy() {
-            break;
-        }
-        let stream = get(&next, "value");
-        let Ok(reader) = ReadableStreamDefaultReader::new(stream.unchecked_ref()) else { continue };
+    while let Some(reader) = session.transport.accept().await {
         if session.streams.get() >= MAX_STREAMS {
-            ignore(reader.cancel());
+            reader.cancel();
             continue;
         }
         session.streams.set(session.streams.get() + 1);
@@ -377,12 +299,12 @@ async fn accept_groups(shared: Rc<Shared>, session: Rc<Session>) {
 }
 
 /// Reads one group stream to its end.
-async fn read_group(shared: &Rc<Shared>, session: &Rc<Session>, reader: &ReadableStreamDefaultReader) {
+async fn read_group(shared: &Rc<Shared>, session: &Rc<Session>, reader: &Reader) {
     let mut parser = GroupParser::default();
     let mut at = None;
     let wanted = loop {
         // A reset and an end are the same to the reorderer: no more frames in this group.
-        let Ok(Some(chunk)) = read(reader).await else { break true };
+        let Ok(Some(chunk)) = reader.read().await else { break true };
         parser.push(&chunk);
         let keep = loop {
             match parser.next_event() {
@@ -417,7 +339,7 @@ async fn read_group(shared: &Rc<Shared>, session: &Rc<Session>, reader: &Readabl
         }
     };
     if !wanted {
-        ignore(reader.cancel());
+        reader.cancel();
     }
     match at {
         Some((Track::Video, id, group)) if session.track_of(id).is_some() => video::close(shared, group),

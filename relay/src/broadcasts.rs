@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use media::{FrameId, Time};
+use media::{Frame, FrameId, Time};
 use serde::{Deserialize, Serialize};
 
+use crate::control::Audience;
 use crate::intake;
 use crate::keep::{KeepStatus, KeepWatch};
 
@@ -94,6 +95,18 @@ pub struct QualityFrames {
     pub painted: u64,
     /// Too late to be shown.
     pub late: u64,
+}
+
+impl BroadcastStatus {
+    /// What the venue is told of its viewers.
+    pub fn audience(&self) -> Audience {
+        let quality = self.quality.as_ref();
+        Audience {
+            viewers: u32::try_from(self.quality_viewers).unwrap_or(u32::MAX),
+            p95_ms: quality.map(|quality| quality.latency_ms.p95 as u32),
+            stalls: quality.map_or(0, |quality| quality.stalls),
+        }
+    }
 }
 
 /// A viewer that has said nothing for this long is gone.
@@ -248,6 +261,24 @@ impl Record {
             published_us: published.offset_by(-offset).as_micros(),
             bytes,
             outcome,
+        });
+    }
+
+    /// Counts a frame that came at edge time `arrived`, and remembers its passage.
+    pub fn passed(&self, frame: &Frame, arrived: Time, published: Time, outcome: Outcome) {
+        let bytes = frame.data.len();
+        self.trace(frame.id, frame.capture_time, arrived, published, bytes, outcome);
+        self.update(|status| {
+            status.last_frame = published;
+            match outcome {
+                Outcome::Published => {
+                    status.published += 1;
+                    status.groups += u64::from(frame.id.frame == 0);
+                    status.media_bytes += bytes as u64;
+                }
+                Outcome::Undecodable => status.undecodable += 1,
+                Outcome::Lost | Outcome::Refused => {}
+            }
         });
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use media::catalog::Catalog;
 use quinn::crypto::rustls::HandshakeData;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -25,6 +26,7 @@ use crate::ingest::{Ingest, IngestError};
 use crate::intake::Intake;
 use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
+use crate::stage::Stage;
 use crate::tls::{Current, Identity, TlsError};
 use crate::upstream::{self, Health};
 use crate::window::Choice;
@@ -111,6 +113,11 @@ pub enum EdgeError {
     #[error("the HTTP server failed: {0}")]
     Http(std::io::Error),
 }
+
+/// A show that this relay cannot put on the air.
+#[derive(Debug, thiserror::Error)]
+#[error("the show {0:?} cannot be shown in the room: {1}")]
+pub struct StageError(String, String);
 
 async fn tcp(addr: SocketAddr, option: &'static str) -> Result<tokio::net::TcpListener, EdgeError> {
     let fail = |source| EdgeError::Listen { protocol: "TCP", addr, option, source };
@@ -233,6 +240,12 @@ impl Edge {
     /// SHA-256 of the certificate at the start, for `roadie live --edge-fingerprint`.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// Puts a show that is made on this machine on the air here; `clock` is the one by which its frames have their times.
+    pub fn stage(&self, name: &str, catalog: &Catalog, clock: &Clock) -> Result<Stage, StageError> {
+        Stage::new(name, catalog, clock, self.site.clock, &self.origin, &self.site.broadcasts)
+            .map_err(|error| StageError(name.to_owned(), error.to_string()))
     }
 
     /// Serves until the future is dropped or HTTP fails.

@@ -1,6 +1,6 @@
 //! One program with two places to stand. At the edge it receives bonds ([`ingest`]), keeps the
 //! broadcasts ([`origin`], and on disk [`keep`]) and serves viewers ([`fanout`], [`hls`], [`http`]); at the venue it sends
-//! over a bond ([`venue`], [`uplink`]). Who may come in is decided in [`admission`]. What the bond lost on the way is
+//! over a bond ([`venue`], [`uplink`]), and serves the room itself ([`stage`]). Who may come in is decided in [`admission`]. What the bond lost on the way is
 //! healed afterwards ([`backfill`]). Links no
 //! GStreamer.
 
@@ -23,8 +23,10 @@ pub mod keep;
 mod metrics;
 pub mod origin;
 pub mod proof;
+pub mod random;
 pub mod rate;
 pub mod settings;
+pub mod stage;
 pub mod tls;
 mod trust;
 mod udp;

@@ -196,7 +196,7 @@ impl Raw {
             https: self.https.or(file.https),
             certificate,
             state: state.ok_or(SettingsError::NoState)?,
-            player: self.player.or(file.player).or_else(beside),
+            player: self.player.or(file.player).or_else(player_beside),
             keep: self.keep.or(file.keep),
             upstream: upstream?,
             token: self.token.or(file.token),
@@ -204,7 +204,8 @@ impl Raw {
     }
 }
 
-fn beside() -> Option<PathBuf> {
+/// The folder `player` beside this program, if the page is there.
+pub fn player_beside() -> Option<PathBuf> {
     let dir = std::env::current_exe().ok()?.parent()?.join("player");
     dir.join("index.html").exists().then_some(dir)
 }

@@ -177,6 +177,7 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
             uplinks: uplinks.into(),
             deadline: Duration::from_millis(400),
         },
+        room: None,
         follow: !raw.fixed_bitrate,
     })
     .await?;
@@ -195,7 +196,7 @@ pub async fn run(raw: Raw) -> anyhow::Result<()> {
 }
 
 /// Where `cargo xtask player` puts it, seen from a program that Cargo built.
-fn built_player(program: &Path) -> Option<PathBuf> {
+pub(crate) fn built_player(program: &Path) -> Option<PathBuf> {
     let player = program.parent()?.parent()?.join("player");
     player.join("index.html").is_file().then_some(player)
 }

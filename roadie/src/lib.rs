@@ -19,6 +19,7 @@ pub mod on_air;
 pub mod recorded;
 pub mod recordings;
 pub mod report;
+pub mod room;
 pub mod show;
 pub mod terminal;
 pub mod token;

@@ -1,5 +1,6 @@
 //! `roadie live`: puts a show on the air.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use relay::uplink::{EdgeAddress, Plan};
 use relay::{control, settings, venue};
 use serde::Deserialize;
 
-use crate::show;
 use crate::video_flags::{parse_bitrate, parse_rendition, parse_size};
+use crate::{room, show};
 
 /// The UDP port of an edge whose URL names none.
 const DEFAULT_PORT: u16 = 4443;
@@ -115,6 +116,34 @@ pub struct Raw {
     #[arg(long, value_name = "MS")]
     pub deadline: Option<u32>,
 
+    /// Show it to the room, too, over the venue's own network: a page over HTTPS at this TCP port, and QUIC at the
+    /// UDP port of the same number. The link is printed with a QR code, and works when all uplinks are dead [default
+    /// where no value is given: [::]:8443]
+    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = room::DEFAULT)]
+    pub room: Option<SocketAddr>,
+
+    /// The room's page over HTTP, for browsers on this laptop itself, and for HLS [default: [::]:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub room_http: Option<SocketAddr>,
+
+    /// The name or address of this laptop in the room's link [default: its address in the venue's network]
+    #[arg(long, value_name = "HOST")]
+    pub room_name: Option<String>,
+
+    /// Certificate chain for --room-name in PEM form, which spares viewers their browser's warning; needs
+    /// --room-key
+    #[arg(long, value_name = "FILE")]
+    pub room_cert: Option<PathBuf>,
+
+    /// Its private key in PEM form
+    #[arg(long, value_name = "FILE")]
+    pub room_key: Option<PathBuf>,
+
+    /// The page that the room is shown, as `cargo xtask player` makes it [default: the folder `player` beside this
+    /// program]
+    #[arg(long, value_name = "DIR")]
+    pub player: Option<PathBuf>,
+
     /// Print lines of JSON for tools in place of the screen: the state once a second, and what happens
     #[arg(long)]
     pub json: bool,
@@ -142,6 +171,7 @@ impl Raw {
             Some(path) => settings::read_toml::<Raw>(path)?,
             None => Raw::default(),
         };
+        let room = room_of(&self).or(room_of(&file));
         let inputs = pick(self.input, file.input);
         if inputs.is_empty() {
             bail!("what shall be shown? Give --input camera, or file:PATH, or test");
@@ -199,11 +229,23 @@ impl Raw {
                 encoder,
                 record,
                 venue,
+                room: room.check()?,
                 follow: !(self.fixed_bitrate || file.fixed_bitrate),
             },
             seconds: self.seconds.or(file.seconds).map(Duration::from_secs),
             json: self.json || file.json,
         })
+    }
+}
+
+fn room_of(raw: &Raw) -> room::Wish {
+    room::Wish {
+        room: raw.room,
+        http: raw.room_http,
+        name: raw.room_name.clone(),
+        cert: raw.room_cert.clone(),
+        key: raw.room_key.clone(),
+        player: raw.player.clone(),
     }
 }
 

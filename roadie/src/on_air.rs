@@ -7,6 +7,7 @@ use media::Time;
 
 use crate::heal::heal;
 use crate::live::Settings;
+use crate::room::Links;
 use crate::show::{EncodeDelay, Show, Status};
 use crate::terminal::alarms::Alarms;
 use crate::terminal::json;
@@ -36,6 +37,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         out.note("This show is not recorded: give --record DIR, better twice.");
     }
     let show = Show::start(settings.show).await?;
+    if let Some(links) = show.links() {
+        out.links(links);
+    }
     let started = show.clock().now();
     let mut refresh = tokio::time::interval(REFRESH);
     let (mut meter, mut alarms, mut delay) = (Meter::default(), Alarms::default(), EncodeDelay::default());
@@ -127,6 +131,17 @@ impl Out {
             Out::Json { .. } => terminal::say(&json::note(words)),
         }
     }
+
+    /// Where the room finds the show: above all that is drawn later, so that it can be scrolled to.
+    fn links(&mut self, links: &Links) {
+        match self {
+            Out::Screen(screen) => {
+                let code = screen.is_terminal();
+                links.words(code).iter().for_each(|line| screen.note(line));
+            }
+            Out::Json { .. } => terminal::say(&json::room(links)),
+        }
+    }
 }
 
 /// The whole screen. `hint`: there are keys, and whether `q` was pressed once.
@@ -142,6 +157,7 @@ fn picture(
     all.extend(lines::inputs(&status.inputs));
     all.push(lines::program(status));
     all.extend(lines::audience(&status.venue));
+    all.extend(status.room.map(lines::room));
     all.extend(lines::uplinks(&status.venue, rates));
     all.push(lines::target(&status.venue));
     all.extend(lines::recordings(&status.recordings));

@@ -15,10 +15,13 @@ use media::{FrameId, Time};
 use relay::backfill::Archive;
 use relay::backfill::supply::Standing;
 use relay::clock::Clock;
+use relay::control::Audience;
+use relay::stage::Stage;
 use relay::venue::{self, Hooks, Venue};
 use tokio::sync::Notify;
 
 use crate::recorded::Recorded;
+use crate::room::{self, Links, Room, Serving};
 
 /// Encoded frames remembered for the latency report, until [`Show::take_log`] takes them: more than a
 /// minute of 30 fps video with its sound. The oldest is forgotten first.
@@ -33,6 +36,8 @@ pub struct Settings {
     pub record: Vec<PathBuf>,
     /// Whom to send it to, and how.
     pub venue: venue::Settings,
+    /// Who is shown it on the spot; `None`: nobody.
+    pub room: Option<room::Settings>,
     /// Whether the video's bit rate follows what the uplinks carry, up to the one in `encoder`.
     pub follow: bool,
 }
@@ -112,6 +117,8 @@ pub struct Status {
     pub recordings: Vec<RecordStatus>,
     /// Uplinks and bond.
     pub venue: venue::Status,
+    /// How the viewers in the room fare, where it is shown there.
+    pub room: Option<Audience>,
 }
 
 impl Default for Status {
@@ -123,6 +130,7 @@ impl Default for Status {
             levels: Levels::SILENCE,
             recordings: Vec::new(),
             venue: venue::Status::default(),
+            room: None,
         }
     }
 }
@@ -132,6 +140,8 @@ pub struct Show {
     encoder: Arc<Encoder>,
     tap: TapStatus,
     venue: Venue,
+    room: Option<Serving>,
+    links: Option<Links>,
     clock: Clock,
     log: Arc<Mutex<VecDeque<Encoded>>>,
 }
@@ -142,6 +152,10 @@ impl Show {
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let clock = Clock::start();
         let follow = settings.follow;
+        let room = match settings.room {
+            Some(room) => Some(Room::open(room).await?),
+            None => None,
+        };
         let wake = Arc::new(Notify::new());
         let waker = wake.clone();
         let broadcast = settings.venue.broadcast.clone();
@@ -155,15 +169,19 @@ impl Show {
         let tracks = frames.tracks().context("the encoder named no tracks")?;
         let status = frames.status();
         let log = Arc::new(Mutex::new(VecDeque::new()));
+        let (broadcast, catalog) = (&settings.venue.broadcast, Catalog::from_tracks(&tracks));
+        let links = room.as_ref().map(|room| room.links(broadcast));
+        let room = room.map(|room| room.serve(broadcast, &catalog, &clock)).transpose()?;
+        let (stage, room) = room.unzip();
         let venue = Venue::start(
             settings.venue,
-            Catalog::from_tracks(&tracks),
+            catalog,
             clock,
-            drain(frames, wake, log.clone()),
+            drain(frames, wake, log.clone(), stage),
             hooks(&encoder, follow),
             recorded.then(|| -> Arc<dyn Archive> { Arc::new(Recorded(record::Archive::live(&status))) }),
         )?;
-        Ok(Self { encoder, tap: status, venue, clock, log })
+        Ok(Self { encoder, tap: status, venue, room, links, clock, log })
     }
 
     /// The broadcast clock.
@@ -180,7 +198,13 @@ impl Show {
             levels: self.encoder.levels(),
             recordings: self.tap.recordings(),
             venue: self.venue.status(),
+            room: self.room.as_ref().map(|room| room.watch().audience()),
         }
+    }
+
+    /// Where the show is to be seen in the room; `None`: nowhere.
+    pub fn links(&self) -> Option<&Links> {
+        self.links.as_ref()
     }
 
     /// Puts another input on air, counted from 0.
@@ -209,12 +233,12 @@ impl Show {
     /// Ends capture and recordings, but keeps the bond until [`Ending::hang_up`], so that the last
     /// frames get through.
     pub async fn end(self) -> Ending {
-        let Self { encoder, tap, venue, log, .. } = self;
+        let Self { encoder, tap, venue, room, log, .. } = self;
         let counters = encoder.counters_reader();
         // Stopping waits for the disks, a bounded time.
         let _ = tokio::task::spawn_blocking(move || drop(encoder)).await;
         venue.recording_ended();
-        Ending { counters: counters(), tap, venue, log }
+        Ending { counters: counters(), tap, venue, room, log }
     }
 }
 
@@ -223,6 +247,7 @@ pub struct Ending {
     counters: Counters,
     tap: TapStatus,
     venue: Venue,
+    room: Option<Serving>,
     log: Arc<Mutex<VecDeque<Encoded>>>,
 }
 
@@ -262,15 +287,27 @@ impl Ending {
         Some(standing)
     }
 
-    /// Tells the edge that the show is over.
+    /// Tells the edge and the room that the show is over.
     pub async fn hang_up(self) {
         self.venue.stop().await;
+        if let Some(room) = self.room {
+            room.stop().await;
+        }
     }
 }
 
-fn drain(mut tap: TapHandle, wake: Arc<Notify>, log: Arc<Mutex<VecDeque<Encoded>>>) -> venue::Frames {
+/// What the bond takes, the room and the log have seen before.
+fn drain(
+    mut tap: TapHandle,
+    wake: Arc<Notify>,
+    log: Arc<Mutex<VecDeque<Encoded>>>,
+    mut stage: Option<Stage>,
+) -> venue::Frames {
     let pop = move || {
         let (frame, encoded) = tap.pop()?;
+        if let Some(stage) = &mut stage {
+            stage.frame(&frame);
+        }
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() == LOG_FRAMES {
             log.pop_front();

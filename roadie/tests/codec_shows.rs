@@ -4,9 +4,8 @@ mod common;
 
 use std::process::Stdio;
 
-use common::{Dir, Edge, alone, ffprobe, live_with, recording, roadie, until, uplinks};
+use common::{Dir, Edge, alone, ffprobe, live_with, marks, painted, recording, roadie, uplinks};
 use media::TrackId;
-use roadie::report::PagePassage;
 use roadie::viewer::Viewer;
 use tokio::process::Command;
 
@@ -36,24 +35,9 @@ async fn a_show(codec: &str, readable: f64) {
     edge.wait_live(codec).await;
     viewer.open(&format!("{}?probe=1", edge.page(codec))).await.unwrap();
 
-    let mut painted: Vec<PagePassage> = Vec::new();
-    until("pictures", async || {
-        let new = viewer.run("return (window.roadie && await roadie.takeTrace()) || []").await.unwrap();
-        let new = serde_json::from_value::<Vec<PagePassage>>(new).unwrap();
-        painted.extend(new.into_iter().filter(|frame| frame.painted_us.is_some()));
-        painted.len() > ENOUGH
-    })
-    .await;
+    let painted = painted(&viewer, ENOUGH).await;
     viewer.close().await;
-    let marks: Vec<_> = painted
-        .iter()
-        .filter_map(|frame| {
-            let mark = frame.mark?;
-            let capture_ms = (frame.capture_us / 1e3).floor() % (1u64 << 40) as f64;
-            assert!((mark.time_ms - capture_ms).abs() <= 1.0, "{mark:?} in {frame:?}");
-            Some(mark.counter)
-        })
-        .collect();
+    let marks = marks(&painted);
     assert!(marks.len() as f64 >= readable * painted.len() as f64, "{} of {}", marks.len(), painted.len());
     assert!(marks.windows(2).all(|pair| (1..1000).contains(&pair[1].wrapping_sub(pair[0]))), "{marks:?}");
 

@@ -233,27 +233,7 @@ impl SessionTask {
                         keeper.frame(&frame);
                     }
                     let outcome = self.publish(&frame, now);
-                    let published = self.clock.now();
-                    self.record.trace(
-                        frame.id,
-                        frame.capture_time,
-                        arrived,
-                        published,
-                        frame.data.len(),
-                        outcome,
-                    );
-                    self.record.update(|status| {
-                        status.last_frame = now;
-                        match outcome {
-                            Outcome::Published => {
-                                status.published += 1;
-                                status.groups += u64::from(frame.id.frame == 0);
-                                status.media_bytes += frame.data.len() as u64;
-                            }
-                            Outcome::Undecodable => status.undecodable += 1,
-                            Outcome::Lost | Outcome::Refused => {}
-                        }
-                    });
+                    self.record.passed(&frame, arrived, self.clock.now(), outcome);
                 }
                 Delivery::Lost { track, group, frames } => {
                     // An open end means "and whatever followed in this group": at least the one.
@@ -326,13 +306,7 @@ impl SessionTask {
             return;
         }
         *at = now;
-        let status = self.record.status(now);
-        let quality = status.quality.as_ref();
-        let audience = Audience {
-            viewers: u32::try_from(status.quality_viewers).unwrap_or(u32::MAX),
-            p95_ms: quality.map(|quality| quality.latency_ms.p95 as u32),
-            stalls: quality.map_or(0, |quality| quality.stalls),
-        };
+        let audience = self.record.status(now).audience();
         if told.replace(audience) == Some(audience) {
             return;
         }

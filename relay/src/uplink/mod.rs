@@ -12,6 +12,7 @@ mod transport;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bond::PathId;
@@ -28,6 +29,12 @@ use crate::control::{Audience, Hello, ToEdge, Welcome};
 use dial::Edge;
 use life::Line;
 use roster::{Change, Roster};
+
+/// The IPv4 addresses by which others in the neighbourhood may reach this machine now, with the names of their
+/// interfaces.
+pub fn addresses() -> Vec<(String, Ipv4Addr)> {
+    watch::addresses()
+}
 
 /// What the uplinks tell the bond's task.
 pub(crate) enum UplinkEvent {

@@ -50,6 +50,18 @@ pub(super) fn exists(name: &str) -> bool {
     !name.contains('/') && name != "." && name != ".." && Path::new("/sys/class/net").join(name).exists()
 }
 
+/// The addresses by which others in the neighbourhood may reach this machine, with their interfaces.
+pub(super) fn addresses() -> Vec<(String, Ipv4Addr)> {
+    let interfaces = look(0).interfaces.into_iter().filter(|(name, interface)| name != "lo" && interface.up);
+    let pairs = interfaces.flat_map(|(name, interface)| {
+        interface.addrs.into_iter().filter_map(move |addr| match addr {
+            IpAddr::V4(addr) if !addr.is_loopback() => Some((name.clone(), addr)),
+            _ => None,
+        })
+    });
+    pairs.collect()
+}
+
 /// The names of all interfaces.
 pub(super) fn names() -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir("/sys/class/net")

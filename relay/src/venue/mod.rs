@@ -21,6 +21,7 @@ use crate::backfill::archive::Reader;
 use crate::backfill::supply::Standing;
 use crate::clock::Clock;
 use crate::control::{Audience, Hello};
+use crate::random::random_name;
 use crate::uplink::{EdgeAddress, Plan, Uplinks};
 
 /// Events of all uplinks on their way to the bond's task: feedback of 16 uplinks for half a second.
@@ -181,7 +182,7 @@ impl Venue {
         let video: Vec<TrackId> = catalog.tracks().iter().filter(|t| t.is_video()).map(|t| t.id).collect();
         let live = sync.is_empty();
         let tracks = if live { catalog.tracks() } else { sync.clone() };
-        let session = session_id();
+        let session = random_name();
         let uplinks = Uplinks {
             plan: settings.uplinks,
             edge: settings.edge.clone(),
@@ -201,7 +202,7 @@ impl Venue {
             },
             clock,
             events,
-            new_session: session_id,
+            new_session: random_name,
         };
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(Notify::new());
@@ -232,7 +233,7 @@ impl Venue {
         self.recording_ended.store(true, Ordering::Release);
     }
 
-    /// How it stands, at most 100 ms old.
+    /// How it stands, at most 200 ms old.
     pub fn status(&self) -> Status {
         self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -248,15 +249,4 @@ impl Venue {
         // The task bounds its own goodbye. The other end of this is only ever dropped.
         let _ = self.ended.await;
     }
-}
-
-/// 128 random bits in hex. Where the system has no random numbers, no TLS would work either; the clock
-/// is good enough to tell sessions apart.
-fn session_id() -> Arc<str> {
-    use ring::rand::{SecureRandom, SystemRandom};
-    let mut bytes = [0; 16];
-    if SystemRandom::new().fill(&mut bytes).is_err() {
-        bytes[..8].copy_from_slice(&Clock::start().now().as_micros().to_be_bytes());
-    }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }

@@ -1,4 +1,4 @@
-//! The state of a show as a line of JSON. Every line is an object with a `type`: `state`, `note` or `end`.
+//! The state of a show as a line of JSON. Every line is an object with a `type`: `state`, `note`, `room` or `end`.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use media::Time;
 use serde_json::{Value, json};
 
 use super::lines;
+use crate::room::Links;
 use crate::show::Status;
 
 /// The state once a second. Times in milliseconds, rates in bits per second, levels in dBFS.
@@ -54,6 +55,7 @@ pub fn state(
             "delay_p95_ms": status.encode_ms,
         },
         "audience": venue.audience,
+        "room": status.room,
         "backfill": venue.backfill,
         "inputs": status.inputs,
         "levels": status.levels,
@@ -66,6 +68,11 @@ pub fn state(
 /// Something that happened.
 pub fn note(words: &str) -> Value {
     json!({ "type": "note", "words": words })
+}
+
+/// Where the room finds the show.
+pub fn room(links: &Links) -> Value {
+    json!({ "type": "room", "links": links.room, "here": links.here })
 }
 
 /// The last line.

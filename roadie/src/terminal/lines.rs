@@ -7,6 +7,7 @@ use bond::PathState;
 use encoder::record::{RecordState, RecordStatus};
 use encoder::{InputStatus, Levels, SourceState};
 use media::Time;
+use relay::control::Audience;
 use relay::uplink::cost::amount;
 use relay::venue;
 
@@ -275,7 +276,15 @@ fn time_left(left: Duration) -> String {
 
 /// How the viewers fare, as the edge says.
 pub fn audience(status: &venue::Status) -> Option<String> {
-    let audience = status.audience?;
+    status.audience.map(|audience| format!("  {}", viewers(audience)))
+}
+
+/// How the viewers in the room fare.
+pub fn room(audience: Audience) -> String {
+    format!("  in the room: {}", viewers(audience))
+}
+
+fn viewers(audience: Audience) -> String {
     let viewers = match audience.viewers {
         0 => "nobody watches yet".into(),
         1 => "1 viewer".into(),
@@ -286,7 +295,7 @@ pub fn audience(status: &venue::Status) -> Option<String> {
         0 => String::new(),
         stalls => paint(Tone::Uneasy, &format!("   up to {stalls} freezes")),
     };
-    Some(format!("  {viewers}{latency}{stalls}"))
+    format!("{viewers}{latency}{stalls}")
 }
 
 /// How the edge's copy of the show stands, where it keeps one.
@@ -326,7 +335,6 @@ pub fn keys(inputs: usize) -> String {
 #[cfg(test)]
 mod tests {
     use relay::backfill::supply::Standing;
-    use relay::control::Audience;
 
     use super::*;
 

@@ -37,6 +37,11 @@ impl Screen {
         Self { terminal, colours, drawn: 0, last_plain: None }
     }
 
+    /// Whether somebody looks at a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Shows the state in place of the last one.
     pub fn draw(&mut self, lines: &[String], elapsed: Duration) {
         let mut out = String::new();

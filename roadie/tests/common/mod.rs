@@ -11,6 +11,8 @@ use media::TrackId;
 use media::cmaf::{Fragment, Item, Reader};
 use roadie::edge_api::EdgeApi;
 use roadie::emulator::Emulator;
+use roadie::report::PagePassage;
+use roadie::viewer::Viewer;
 use serde_json::Value;
 use sim::{Conditions, Loss, Rate};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -223,6 +225,31 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Dura
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     started.elapsed()
+}
+
+/// The first pictures that a page opened with `?probe=1` paints, more than `enough`.
+pub async fn painted(viewer: &Viewer, enough: usize) -> Vec<PagePassage> {
+    let mut painted: Vec<PagePassage> = Vec::new();
+    until("pictures", async || {
+        let new = viewer.run("return (window.roadie && await roadie.takeTrace()) || []").await.unwrap();
+        let new = serde_json::from_value::<Vec<PagePassage>>(new).unwrap();
+        painted.extend(new.into_iter().filter(|frame| frame.painted_us.is_some()));
+        painted.len() > enough
+    })
+    .await;
+    painted
+}
+
+/// The numbers that were read back from the pixels of painted pictures, as far as they can be read. Each picture has the
+/// time in it that it is said to have.
+pub fn marks(painted: &[PagePassage]) -> Vec<u16> {
+    let mark = |frame: &PagePassage| {
+        let mark = frame.mark?;
+        let capture_ms = (frame.capture_us / 1e3).floor() % (1u64 << 40) as f64;
+        assert!((mark.time_ms - capture_ms).abs() <= 1.0, "{mark:?} in {frame:?}");
+        Some(mark.counter)
+    };
+    painted.iter().filter_map(mark).collect()
 }
 
 /// The single recording in a folder.

@@ -17,8 +17,7 @@ async function handle(data) {
   switch (data.type) {
     case "start":
       await ready;
-      player = new Player(data.name, data.origin, data.ticket, data.transport, data.canvas, data.probe, data.navigation,
-        (message) => self.postMessage(message));
+      player = new Player(data, data.canvas, (message) => self.postMessage(message));
       break;
     case "audio":
       player?.setAudioPort(data.port);

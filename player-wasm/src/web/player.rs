@@ -125,25 +125,20 @@ pub struct Player {
 
 #[wasm_bindgen]
 impl Player {
-    /// Starts playing `name` on `canvas`, with a ticket where the page's address has one, and by the way that it names. `notify` gets the messages for the page;
-    /// `navigation_millis` is the page's `performance.timeOrigin`.
+    /// Starts playing on `canvas`. `start` has the `name` of the broadcast, the relay's `origin`, and where the page's address
+    /// has them a `ticket` and the `transport`; `probe`, whether marks are read back from the pixels; `navigation`, the page's
+    /// `performance.timeOrigin`. `notify` gets the messages for the page.
     #[wasm_bindgen(constructor)]
-    pub fn new(
-        name: String,
-        origin: String,
-        ticket: Option<String>,
-        way: Option<String>,
-        canvas: OffscreenCanvas,
-        probe: bool,
-        navigation_millis: f64,
-        notify: Function,
-    ) -> Result<Player, JsValue> {
+    pub fn new(start: &JsValue, canvas: OffscreenCanvas, notify: Function) -> Result<Player, JsValue> {
+        let text = |key| get(start, key).as_string();
+        let way = text("transport");
+        let navigation_millis = get(start, "navigation").as_f64().unwrap_or(0.0);
         let shared = Rc::new(Shared {
-            name,
-            origin,
-            ticket,
+            name: text("name").unwrap_or_default(),
+            origin: text("origin").unwrap_or_default(),
+            ticket: text("ticket"),
             refusal: Cell::default(),
-            probe,
+            probe: get(start, "probe").is_truthy(),
             navigation: Time::from_micros((navigation_millis * 1_000.0) as u64),
             notify,
             machine: RefCell::default(),

@@ -58,6 +58,7 @@ pub const TEST: &[Need] = &[
     program("ffmpeg", "ffprobe", "reads recordings, independently of us"),
     program("pipewire", "pipewire", "offers a camera that the tests make"),
     program("wireplumber", "wireplumber", "connects that camera"),
+    program("firefox-esr", "firefox-esr", "another browser that watches without a screen"),
     program("dbus-daemon", "dbus-daemon", "what wireplumber talks over"),
     need("gstreamer1.0-pipewire", "captures that camera"),
 ];

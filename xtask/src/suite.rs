@@ -152,6 +152,7 @@ impl Suite<'_> {
             .env("ROADIE_PLAYER_DIR", self.paths.player())
             .env("ROADIE_PEERS", peers::folder(self.paths))
             .env("ROADIE_CHROMIUM", process::find("chromium").ok_or_else(|| missing("chromium"))?)
+            .env("ROADIE_FIREFOX", process::find("firefox-esr").ok_or_else(|| missing("firefox-esr"))?)
             .env(
                 "ROADIE_CHROMEDRIVER",
                 process::find("chromedriver").ok_or_else(|| missing("chromedriver"))?,

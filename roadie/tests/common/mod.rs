@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod firefox;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -227,11 +229,23 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Dura
     started.elapsed()
 }
 
+/// A page in some browser.
+pub trait Page {
+    /// Runs JavaScript that returns a value, or a promise of one.
+    async fn run(&self, script: &str) -> anyhow::Result<Value>;
+}
+
+impl Page for Viewer {
+    async fn run(&self, script: &str) -> anyhow::Result<Value> {
+        self.run(script).await
+    }
+}
+
 /// The first pictures that a page opened with `?probe=1` paints, more than `enough`.
-pub async fn painted(viewer: &Viewer, enough: usize) -> Vec<PagePassage> {
+pub async fn painted(page: &impl Page, enough: usize) -> Vec<PagePassage> {
     let mut painted: Vec<PagePassage> = Vec::new();
     until("pictures", async || {
-        let new = viewer.run("return (window.roadie && await roadie.takeTrace()) || []").await.unwrap();
+        let new = page.run("return (window.roadie && await roadie.takeTrace()) || []").await.unwrap();
         let new = serde_json::from_value::<Vec<PagePassage>>(new).unwrap();
         painted.extend(new.into_iter().filter(|frame| frame.painted_us.is_some()));
         painted.len() > enough

@@ -43,18 +43,83 @@ function missing() {
   return lacks;
 }
 
+const WAYS = ["webtransport", "websocket", "whep"];
 const lacks = missing();
-if (lacks.length > 0) {
-  showState("unsupported",
-    `This browser cannot play the show: it lacks ${lacks.join(" and ")}. Please use a current Chrome or Edge `
-    + "at the page's https address.");
+if (transport && !WAYS.includes(transport)) {
+  cannot(`This page's address asks for transport=${transport}, but there are ${WAYS.join(", ")} only.`);
+} else if (transport === "whep" || (!transport && lacks.length > 0)) {
+  startWhep();
+} else if (lacks.length > 0) {
+  cannot(lacking());
+} else {
+  start();
+}
+
+function lacking() {
+  return `This browser cannot play the show: it lacks ${lacks.join(" and ")}. Please use a current Chrome or Edge at the `
+    + "page's https address.";
+}
+
+// The page's last word.
+function cannot(message) {
+  showState("unsupported", message);
   window.roadie = {
     stats: async () => ({ state: "unsupported", transport: null, lacks }),
     takeTrace: async () => [],
     takeTicks: async () => [],
   };
-} else {
-  start();
+}
+
+// By WebRTC, where the relay speaks it. `otherwise`: what to say where it does not.
+async function startWhep(otherwise) {
+  const config = await fetch("/api/config", { cache: "no-store" }).then((answer) => answer.json()).catch(() => ({}));
+  if (!("RTCPeerConnection" in window)) {
+    cannot(otherwise ?? `${lacking()} It has no WebRTC either.`);
+  } else if (!config.whep) {
+    cannot(otherwise ?? (lacks.length > 0 ? lacking() : "This relay does not speak WebRTC."));
+  } else {
+    const { Whep } = await import("/assets/whep.js");
+    const video = $("video");
+    $("picture").hidden = true;
+    video.hidden = false;
+    const whep = new Whep({ name, ticket, video, tell: showState });
+    window.roadie = { stats: async () => whep.stats(), takeTrace: async () => [], takeTicks: async () => [] };
+    soundOf(video);
+    setInterval(() => {
+      const { state, height, frames, stalls } = whep.stats();
+      if (state !== "playing") return;
+      $("live").dataset.live = "true";
+      $("latency").textContent = "Live";
+      $("stats").textContent = `${height}p · ${frames.painted} pictures · ${stalls} stalls · WebRTC`;
+    }, 500);
+    fullScreen();
+  }
+}
+
+// A browser plays a video without a gesture if it is silent.
+function soundOf(video) {
+  const unmute = $("unmute");
+  const mute = $("mute");
+  const show = () => {
+    unmute.hidden = !video.muted || mute.dataset.wanted === "true";
+    mute.hidden = !unmute.hidden;
+    mute.setAttribute("aria-pressed", String(video.muted));
+    mute.textContent = video.muted ? "Unmute" : "Mute";
+  };
+  unmute.onclick = () => { video.muted = false; };
+  mute.onclick = () => {
+    mute.dataset.wanted = String(!video.muted);
+    video.muted = !video.muted;
+  };
+  video.onvolumechange = show;
+  show();
+}
+
+function fullScreen() {
+  $("fullscreen").onclick = () => {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else stage.requestFullscreen?.();
+  };
 }
 
 function start() {
@@ -81,7 +146,8 @@ function start() {
         waiting.delete(data.id);
         break;
       case "state":
-        showState(data.state, data.message);
+        if (data.state === "unsupported") failed(data.message);
+        else showState(data.state, data.message);
         break;
       case "readout":
         showReadout(data);
@@ -89,7 +155,14 @@ function start() {
     }
   };
   worker.onerror = (event) => {
-    showState("unsupported", `The player could not start (${event.message ?? "its files did not load"}). Please reload the page.`);
+    failed(`The player could not start (${event.message ?? "its files did not load"}). Please reload the page.`);
+  };
+  // Another way may do what this one cannot, unless the page's address asks for this one.
+  const failed = (message) => {
+    worker.terminate();
+    clearInterval(telling);
+    if (transport) cannot(message);
+    else startWhep(message);
   };
 
   worker.postMessage({
@@ -97,11 +170,8 @@ function start() {
   }, [canvas]);
 
   startSound(worker);
-  setInterval(tellQuality, QUALITY_INTERVAL_MS);
-  $("fullscreen").onclick = () => {
-    if (document.fullscreenElement) document.exitFullscreen();
-    else stage.requestFullscreen?.();
-  };
+  const telling = setInterval(tellQuality, QUALITY_INTERVAL_MS);
+  fullScreen();
 }
 
 async function tellQuality() {

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -103,8 +102,6 @@ pub struct Site {
     pub sent: Arc<Sent>,
     /// Where shows are kept, if they are.
     pub keep: Option<PathBuf>,
-    /// It is being stopped: load balancers send nobody here any more.
-    pub stopping: AtomicBool,
     /// Who may know of which broadcast.
     pub admission: Admission,
 }
@@ -164,12 +161,12 @@ async fn count(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
 /// Whether load balancers may send somebody here. What is wrong with the certificate is said and no more: HLS behind a proxy,
 /// and venues that pin it, do without, and all relays of a group expire at the same time.
 async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, String) {
-    match site.stopping.load(Ordering::Relaxed) {
+    match site.viewers.drain.is_on() {
         false => {
             let complaint = site.certificate.complaint().map(|words| words + "\n");
             (StatusCode::OK, format!("ok\n{}", complaint.unwrap_or_default()))
         }
-        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::intake::Intake;
 use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
 use crate::reload::Reload;
+use crate::serve;
 use crate::tls::{Current, Identity, TlsError};
 use crate::upstream::{self, Health};
 use crate::window::Choice;
@@ -109,9 +110,6 @@ pub enum EdgeError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The HTTP server failed.
-    #[error("the HTTP server failed: {0}")]
-    Http(std::io::Error),
 }
 
 async fn tcp(addr: SocketAddr, option: &'static str) -> Result<tokio::net::TcpListener, EdgeError> {
@@ -243,7 +241,7 @@ impl Edge {
         &self.fingerprint
     }
 
-    /// Serves until the future is dropped or HTTP fails.
+    /// Serves until the future is dropped.
     pub async fn run(self) -> Result<(), EdgeError> {
         self.run_until(std::future::pending()).await
     }
@@ -337,10 +335,11 @@ impl Edge {
         let door = websocket::Door::new(origin.clone(), viewers.clone(), intake.clone(), admission.clone());
         let upgrades = axum::middleware::from_fn_with_state(door, websocket::upgrade);
         let router = http::counted(http::router(site.clone()).layer(upgrades), site.clone());
-        let http = async { axum::serve(listener, router.clone()).await };
+        let places = serve::places();
+        let http = serve::serve(listener, router.clone(), places.clone(), counters.clone());
         let https = async {
             match tls {
-                Some(tls) => axum::serve(tls, router.clone()).await,
+                Some(tls) => serve::serve(tls, router.clone(), places, counters.clone()).await,
                 None => std::future::pending().await,
             }
         };
@@ -348,7 +347,7 @@ impl Edge {
         let stopped = async {
             stop.await;
             let patience = viewers.drain.begin();
-            tracing::info!(sessions = viewers.now(), ?patience, "stopping: sessions are asked to go");
+            tracing::info!(sessions = viewers.now(), ?patience, "stopping");
             // Shows go on for those who are here: venues are the last to be told.
             tokio::select! {
                 () = viewers.none() => {}
@@ -364,8 +363,8 @@ impl Edge {
         };
         tokio::select! {
             () = quic => Ok(()),
-            result = http => result.map_err(EdgeError::Http),
-            result = https => result.map_err(EdgeError::Http),
+            never = http => match never {},
+            never = https => match never {},
             () = current.follow(certificate) => Ok(()),
             () = stopped => Ok(()),
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -34,8 +35,11 @@ const MAX_ASSET: u64 = 4 * 1024 * 1024;
 /// More files than this are not a player either.
 const MAX_ASSETS: usize = 64;
 
-/// A viewer's report is some 200 bytes.
+/// A viewer's report is some 200 bytes,
 const MAX_QUALITY: usize = 2048;
+
+/// and all of it must have come by then.
+const QUALITY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The built player (`cargo xtask player` makes it), read once at start.
 pub struct Player {
@@ -126,7 +130,10 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/api/ticket", get(ticket))
         .route("/api/status", get(status))
         .route("/api/trace", get(trace))
-        .route("/api/quality", post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)))
+        .route(
+            "/api/quality",
+            post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)).layer(middleware::from_fn(in_time)),
+        )
         .fallback(get(page))
         .with_state(site.clone())
         .merge(hls::router(site.hls.clone(), site.admission.clone()))
@@ -167,6 +174,14 @@ async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, String) {
             (StatusCode::OK, format!("ok\n{}", complaint.unwrap_or_default()))
         }
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
+    }
+}
+
+/// Of a body that comes byte by byte the rest is not waited for.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(QUALITY_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
     }
 }
 

@@ -26,6 +26,7 @@ pub mod origin;
 pub mod proof;
 pub mod rate;
 pub mod reload;
+mod serve;
 pub mod settings;
 pub mod tls;
 mod trust;

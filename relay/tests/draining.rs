@@ -1,6 +1,8 @@
 //! A relay that is stopped lets go of its sessions in peace, and those who have another relay lose nothing.
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 #[path = "common/programs.rs"]
 mod programs;
 
@@ -8,9 +10,11 @@ use std::time::Duration;
 
 use common::{Dir, PATIENCE, catalog, edge_settings, until};
 use moq_net::track;
+use process::Process;
 use programs::{Feed, Program, Seen, Stage, call, subscribe};
 use relay::dial;
 use relay::origin::Origin;
+use rustix::process::Signal;
 
 /// Longer than any test waits: it ends because of something else.
 const LONG: Duration = Duration::from_secs(600);
@@ -112,4 +116,22 @@ async fn an_edge_goes_on_with_its_other_upstream_without_losing_a_frame() {
     first.ended().await;
     seen.more(100).await;
     assert_eq!(seen.missing(), Vec::<u64>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_drains_at_the_first_signal_and_ends_at_the_second() {
+    let dir = Dir::new("drain-process");
+    let mut relay = Process::start(&dir, &["--drain", "600"]).await;
+    let (session, _origin) = call(&relay.stage).await;
+    relay.signal(Signal::TERM);
+    tokio::time::timeout(PATIENCE, session.draining().recv()).await.unwrap().expect("it was closed");
+    assert_eq!(relay.stage.get("/readyz").await, "draining\n");
+    relay.signal(Signal::INT);
+    assert_eq!(relay.ended().await, Some(0));
+    tokio::time::timeout(PATIENCE, session.closed()).await.expect("it is not closed");
+
+    // With nobody there, at once.
+    let mut relay = Process::start(&dir, &["--drain", "600"]).await;
+    relay.signal(Signal::TERM);
+    assert_eq!(relay.ended().await, Some(0));
 }

@@ -173,13 +173,18 @@ pub async fn call(stage: &Stage) -> (moq_net::Session, moq_net::origin::Producer
 }
 
 pub async fn raw(stage: &Stage) -> web_transport_quinn::Session {
+    raw_of(stage, moq_net::ALPNS).await
+}
+
+/// A session that offers these versions.
+pub async fn raw_of(stage: &Stage, alpns: &[&str]) -> web_transport_quinn::Session {
     let dangerous = web_transport_quinn::ClientBuilder::new();
     let hash: Vec<u8> =
         (0..32).map(|at| u8::from_str_radix(&stage.fingerprint[2 * at..2 * at + 2], 16).unwrap()).collect();
     let client = dangerous.with_server_certificate_hashes(vec![hash]).unwrap();
     let url = url::Url::parse(&format!("https://127.0.0.1:{}/", stage.quic)).unwrap();
     let mut request = web_transport_quinn::proto::ConnectRequest::new(url);
-    for alpn in moq_net::ALPNS {
+    for alpn in alpns {
         request = request.with_protocol(*alpn);
     }
     client.connect(request).await.unwrap()

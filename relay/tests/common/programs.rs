@@ -206,7 +206,7 @@ pub async fn until_comes(track: &mut track::Subscriber, data: &[u8]) {
         .unwrap_or_else(|_| panic!("{:?} does not come", String::from_utf8_lossy(data)));
 }
 
-/// Frames with numbers, ten to a group, a hundred a second, until this is dropped.
+/// Frames with numbers, a hundred a second in groups of half a second, as sound has them, until this is dropped.
 pub struct Feed(JoinHandle<()>);
 
 impl Drop for Feed {
@@ -222,7 +222,7 @@ impl Feed {
             for number in 0u64.. {
                 ticks.tick().await;
                 let id =
-                    FrameId { track: TrackId(0), group: 1_000 + number / 10, frame: (number % 10) as u32 };
+                    FrameId { track: TrackId(0), group: 1_000 + number / 50, frame: (number % 50) as u32 };
                 let data = Bytes::copy_from_slice(&number.to_be_bytes());
                 let capture_time = Time::from_millis(1_000 + number);
                 publication.write(&Frame { id, capture_time, keyframe: id.frame == 0, data }).unwrap();

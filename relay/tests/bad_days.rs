@@ -23,7 +23,7 @@ use bytes::Bytes;
 use common::{Dir, PATIENCE, catalog, edge_settings, frames, no_hooks, until};
 use media::catalog::Catalog;
 use media::{Frame, FrameId, Time, Track, TrackId};
-use programs::{Feed, Program, Seen, Stage, raw, raw_of, subscribe};
+use programs::{Feed, Program, Seen, Stage, ask, raw, raw_of, subscribe};
 use prometheus::Scrape;
 use relay::clock::Clock;
 use relay::uplink::{EdgeAddress, Plan};
@@ -148,17 +148,6 @@ async fn four_hundred_half_open_handshakes_are_forgotten() {
     .await;
     assert!(evening.turned("timeout").await <= 300.0, "a quarter of 1,024, and those under way");
     evening.unharmed().await;
-}
-
-/// SUBSCRIBE of moq-lite-04.
-fn ask(id: u32, name: &str, track: &str) -> Vec<u8> {
-    let mut body = (0x8000_0000 | id).to_be_bytes().to_vec();
-    for text in [name, track] {
-        body.push(text.len() as u8);
-        body.extend_from_slice(text.as_bytes());
-    }
-    body.extend_from_slice(&[200, 0, 0x43, 0xe8, 0, 0]);
-    [&[2, body.len() as u8][..], &body].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]

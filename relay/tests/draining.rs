@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{Dir, PATIENCE, catalog, edge_settings, until};
 use moq_net::track;
 use process::Process;
-use programs::{Feed, Program, Seen, Stage, call, subscribe};
+use programs::{Feed, Program, Seen, Stage, call};
 use relay::dial;
 use relay::origin::Origin;
 use rustix::process::Signal;
@@ -105,7 +105,7 @@ async fn an_edge_moves_to_its_other_upstream_before_the_first_is_gone() {
     })
     .await;
     let _feed = Feed::start(publication);
-    let seen = Seen::read(subscribe(&edge, "studio", "video/720p").await);
+    let seen = Seen::plain(&edge, "studio", "video/720p").await;
     let before = [sent(&first).await, sent(&second).await];
     seen.more(300).await;
     let pulled = [sent(&first).await - before[0], sent(&second).await - before[1]];

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::{Frame, FrameId, Time, TrackId};
+use media::{Frame, FrameId, Time, TrackId, varint};
 use moq_net::{broadcast, group, track};
 use relay::dial::{self, Address};
 use relay::edge::{self, Edge};
@@ -263,6 +263,37 @@ impl Seen {
         Self { numbers, reading }
     }
 
+    /// As our page does: one SUBSCRIBE of moq-lite-04 and the streams of its groups, without a cache of its own.
+    pub async fn plain(stage: &Stage, name: &str, track: &str) -> Self {
+        let session = raw_of(stage, &["moq-lite-04"]).await;
+        let (mut send, receive) = session.open_bi().await.unwrap();
+        send.write_all(&ask(1, name, track)).await.unwrap();
+        let numbers = Arc::<Mutex<BTreeSet<u64>>>::default();
+        let seen = numbers.clone();
+        let reading = tokio::spawn(async move {
+            let _subscribed = (send, receive);
+            while let Ok(mut stream) = session.accept_uni().await {
+                let seen = seen.clone();
+                tokio::spawn(async move {
+                    let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+                    while let Ok(Some(length)) = stream.read(&mut chunk).await {
+                        bytes.extend_from_slice(&chunk[..length]);
+                        let mut rest = &bytes[..];
+                        // The stream's type, and the group's header.
+                        if varint::get(&mut rest) != Some(0) || sized(&mut rest).is_none() {
+                            continue;
+                        }
+                        while let Some(frame) = sized(&mut rest) {
+                            seen.lock().unwrap().insert(u64::from_be_bytes(*frame.last_chunk().unwrap()));
+                        }
+                    }
+                });
+            }
+            Ok(())
+        });
+        Self { numbers, reading }
+    }
+
     pub fn count(&self) -> usize {
         self.numbers.lock().unwrap().len()
     }
@@ -284,4 +315,24 @@ impl Seen {
         let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Vec::new() };
         (*first..last.saturating_sub(20)).filter(|number| !numbers.contains(number)).collect()
     }
+}
+
+/// SUBSCRIBE of moq-lite-04.
+pub fn ask(id: u32, name: &str, track: &str) -> Vec<u8> {
+    let mut body = (0x8000_0000 | id).to_be_bytes().to_vec();
+    for text in [name, track] {
+        body.push(text.len() as u8);
+        body.extend_from_slice(text.as_bytes());
+    }
+    body.extend_from_slice(&[200, 0, 0x43, 0xe8, 0, 0]);
+    [&[2, body.len() as u8][..], &body].concat()
+}
+
+/// What is behind its length at the front of `input`, where it is all there.
+fn sized<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let mut ahead = *input;
+    let length = varint::get(&mut ahead)?;
+    let (body, rest) = ahead.split_at_checked(length as usize)?;
+    *input = rest;
+    Some(body)
 }

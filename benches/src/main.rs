@@ -1,5 +1,6 @@
 //! `roadie-bench`: repeats what is to be measured, and sums it up.
 
+use benches::fanout::soak;
 use benches::record::{disk, kill, long, power};
 use benches::{backfill, bond, cpu, fanout, latency, live_cpu};
 use clap::{Parser, Subcommand};
@@ -24,6 +25,7 @@ enum Command {
     RecordKill(kill::Raw),
     RecordLong(long::Raw),
     RecordPower(power::Raw),
+    Soak(soak::Raw),
 }
 
 fn main() {
@@ -38,6 +40,7 @@ fn main() {
         Command::RecordKill(raw) => kill::run(raw),
         Command::RecordLong(raw) => long::run(raw),
         Command::RecordPower(raw) => power::run(raw),
+        Command::Soak(raw) => soak::run(raw),
     };
     if let Err(error) = result {
         eprintln!("roadie-bench: {error:#}");

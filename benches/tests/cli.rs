@@ -29,6 +29,8 @@ fn bad_input_is_named_and_fails() {
         ("record-kill --runs 1 --roadie /nowhere/roadie", "runs failed"),
         ("record-long --hours 99", "--hours"),
         ("record-power --runs 0", "--runs 0"),
+        ("soak --joins 0", "--joins"),
+        ("soak --minutes 0", "--minutes"),
     ] {
         let output = bench(arguments);
         let words = String::from_utf8_lossy(&output.stderr);

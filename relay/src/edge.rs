@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -26,6 +25,8 @@ use crate::ingest::{Ingest, IngestError};
 use crate::intake::Intake;
 use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
+use crate::reload::Reload;
+use crate::serve;
 use crate::stage::Stage;
 use crate::tls::{Current, Identity, TlsError};
 use crate::upstream::{self, Health};
@@ -72,6 +73,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// Tickets, and how many connections there may be.
     pub admission: admission::Settings,
+    /// When the relay is stopped, whoever watches may stay so long.
+    pub drain: Duration,
 }
 
 /// Why the edge did not start, or stopped.
@@ -109,9 +112,6 @@ pub enum EdgeError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The HTTP server failed.
-    #[error("the HTTP server failed: {0}")]
-    Http(std::io::Error),
 }
 
 /// A show that this relay cannot put on the air.
@@ -153,6 +153,7 @@ pub struct Edge {
     site: Arc<Site>,
     fingerprint: String,
     upstream: Vec<Address>,
+    settings: Settings,
 }
 
 impl Edge {
@@ -166,6 +167,7 @@ impl Edge {
         let certificate_hash = identity.self_signed.then(|| fingerprint.clone());
         let player = settings
             .player
+            .clone()
             .map(|path| Player::load(&path).map_err(|source| EdgeError::Player { path, source }))
             .transpose()?;
         let secret = identity.reset_secret();
@@ -184,10 +186,10 @@ impl Edge {
         let origin = Origin::start();
         let broadcasts = Broadcasts::default();
         let viewers = Arc::new(Viewers::default());
+        viewers.drain.allow(settings.drain);
         let intake = Intake::new(origin.clone(), broadcasts.clone());
-        let admission = Admission::open(settings.admission, settings.token.as_deref()).await?;
-        let ingest =
-            Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, settings.token, admission.clone());
+        let admission = Admission::open(settings.admission.clone(), settings.token.as_deref()).await?;
+        let ingest = Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, admission.clone());
         let site = Arc::new(Site {
             player,
             broadcasts,
@@ -200,17 +202,15 @@ impl Edge {
             upstreams: settings.upstream.iter().map(Health::new).collect(),
             counters,
             sent: origin.lives().sent().clone(),
-            keep: settings.keep,
-            stopping: AtomicBool::new(false),
+            keep: settings.keep.clone(),
             admission: admission.clone(),
         });
-        let upstream = settings.upstream;
         Ok(Self {
             endpoint,
             config,
             listener,
             tls,
-            certificate: settings.certificate,
+            certificate: settings.certificate.clone(),
             origin,
             ingest,
             intake,
@@ -218,8 +218,14 @@ impl Edge {
             viewers,
             site,
             fingerprint,
-            upstream,
+            upstream: settings.upstream.clone(),
+            settings,
         })
+    }
+
+    /// Changes its settings while it runs.
+    pub fn reload(&self) -> Reload {
+        Reload::new(self.settings.clone(), self.admission.clone(), self.viewers.drain.clone())
     }
 
     /// The UDP address in use.
@@ -248,14 +254,23 @@ impl Edge {
             .map_err(|error| StageError(name.to_owned(), error.to_string()))
     }
 
-    /// Serves until the future is dropped or HTTP fails.
+    /// Serves until the future is dropped.
     pub async fn run(self) -> Result<(), EdgeError> {
         self.run_until(std::future::pending()).await
     }
 
-    /// Serves until `stop` resolves. Then nobody new is let in, the venues are told to call again, and what is kept of
-    /// their shows is ended properly: a few seconds at most.
+    /// Serves until `stop` resolves. Then nobody new is let in, and MoQ sessions are asked to go (GOAWAY). When they have,
+    /// or after [`Settings::drain`], venues are told to call again, and what is kept of their shows is ended properly.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), EdgeError> {
+        self.run_until_hurried(stop, std::future::pending()).await
+    }
+
+    /// The same; when `hurry` resolves, whoever is still here is not waited for any more.
+    pub async fn run_until_hurried(
+        self,
+        stop: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), EdgeError> {
         let Self {
             endpoint,
             config,
@@ -279,6 +294,11 @@ impl Edge {
         let counters = &site.counters;
         let quic = async {
             while let Some(incoming) = endpoint.accept().await {
+                // An answer, so that who has another address to call does so at once.
+                if viewers.drain.is_on() {
+                    incoming.refuse();
+                    continue;
+                }
                 // A flood of handshakes must not starve those who watch.
                 if half_open.available_permits() < MAX_HALF_OPEN - BUSY
                     && !incoming.remote_address_validated()
@@ -321,35 +341,43 @@ impl Edge {
                     }
                 }
             }
-            if site.stopping.load(Ordering::Relaxed) {
+            if viewers.drain.is_on() {
                 std::future::pending().await
             }
         };
         let door = websocket::Door::new(origin.clone(), viewers.clone(), intake.clone(), admission.clone());
         let upgrades = axum::middleware::from_fn_with_state(door, websocket::upgrade);
         let router = http::counted(http::router(site.clone()).layer(upgrades), site.clone());
-        let http = async { axum::serve(listener, router.clone()).await };
+        let places = serve::places();
+        let http = serve::serve(listener, router.clone(), places.clone(), counters.clone());
         let https = async {
             match tls {
-                Some(tls) => axum::serve(tls, router.clone()).await,
+                Some(tls) => serve::serve(tls, router.clone(), places, counters.clone()).await,
                 None => std::future::pending().await,
             }
         };
         let current = site.certificate.clone();
         let stopped = async {
             stop.await;
-            tracing::info!("stopping");
-            site.stopping.store(true, Ordering::Relaxed);
+            let patience = viewers.drain.begin();
+            tracing::info!(sessions = viewers.now(), ?patience, "stopping");
+            // Shows go on for those who are here: venues are the last to be told.
+            tokio::select! {
+                () = viewers.none() => {}
+                () = tokio::time::sleep(patience) => tracing::info!(sessions = viewers.now(), "closed, as they stayed"),
+                () = hurry => tracing::info!(sessions = viewers.now(), "closed, as there is no time left"),
+            }
             endpoint.set_server_config(None);
             ingest.stop(KEEP_PATIENCE).await;
             endpoint.close(Close::Stopped.into(), b"the edge is being stopped");
+            viewers.drain.end();
             // The last packets are on their way.
             let _ = tokio::time::timeout(GOODBYE, endpoint.wait_idle()).await;
         };
         tokio::select! {
             () = quic => Ok(()),
-            result = http => result.map_err(EdgeError::Http),
-            result = https => result.map_err(EdgeError::Http),
+            never = http => match never {},
+            never = https => match never {},
             () = current.follow(certificate) => Ok(()),
             () = stopped => Ok(()),
         }

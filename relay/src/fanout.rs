@@ -12,11 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use moq_net::goaway::Goaway;
 use moq_net::{Role, origin::Producer};
+use tokio::sync::Notify;
 use web_transport_quinn as web_transport;
 
 use self::session::{Scope, Session};
 use crate::admission::{self, Admission, Pass, Refusal};
+use crate::drain::Drain;
 use crate::edge::HalfOpen;
 use crate::intake::{From, Inbox, Intake};
 use crate::origin::{self, Origin};
@@ -39,6 +42,10 @@ const REFUSED: Duration = Duration::from_secs(2);
 /// Each of a viewer's handshakes, HTTP/3's and MoQ's, may take so long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A session that was asked to go is closed by the edge when its time is over, and by moq-net so much later if it is still
+/// there: in this order, since a browser's session is closed with its connection.
+const LATER: Duration = Duration::from_secs(5);
+
 /// Why a viewer's session could not be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,14 +67,29 @@ pub enum FanoutError {
     Refused(#[from] Refusal),
 }
 
-/// How many viewers there are and were.
+/// How many viewers there are and were, and whether they may stay.
 #[derive(Debug, Default)]
 pub struct Viewers {
     now: AtomicU64,
     total: AtomicU64,
+    last_left: Notify,
+    /// Of the relay.
+    pub drain: Drain,
 }
 
 impl Viewers {
+    /// Resolves when there is nobody.
+    pub async fn none(&self) {
+        loop {
+            let mut left = std::pin::pin!(self.last_left.notified());
+            left.as_mut().enable();
+            if self.now() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
     /// Sessions open at this moment.
     pub fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
@@ -91,7 +113,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::Relaxed);
+        if self.0.now.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.last_left.notify_waiters();
+        }
     }
 }
 
@@ -233,6 +257,12 @@ async fn serve<S: moq_net::transport::poll::Session, F: Future<Output = ()>>(
             None => std::future::pending().await,
         }
     };
+    let leaving = async {
+        let patience = viewers.drain.begun().await;
+        // Versions without the word (moq-lite-03) learn it from the close.
+        let _ = moq.drain().send(Goaway::new().with_timeout(patience + LATER));
+        viewers.drain.over().await;
+    };
     // Where we close, the driver stands still, and ends its streams only when the word has arrived: of streams that are
     // reset right before the session is closed, Chromium 156 crashes its tab.
     let mut driver = std::pin::pin!(moq_net::time::run(driver));
@@ -243,6 +273,7 @@ async fn serve<S: moq_net::transport::poll::Session, F: Future<Output = ()>>(
             tracing::warn!(%too_much, "a program is sent away");
             close(Refusal::TooMuch).await;
         }
+        () = leaving => {}
     }
     Ok(())
 }

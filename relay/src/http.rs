@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -35,8 +35,11 @@ const MAX_ASSET: u64 = 4 * 1024 * 1024;
 /// More files than this are not a player either.
 const MAX_ASSETS: usize = 64;
 
-/// A viewer's report is some 200 bytes.
+/// A viewer's report is some 200 bytes,
 const MAX_QUALITY: usize = 2048;
+
+/// and all of it must have come by then.
+const QUALITY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The built player (`cargo xtask player` makes it), read once at start.
 pub struct Player {
@@ -103,8 +106,6 @@ pub struct Site {
     pub sent: Arc<Sent>,
     /// Where shows are kept, if they are.
     pub keep: Option<PathBuf>,
-    /// It is being stopped: load balancers send nobody here any more.
-    pub stopping: AtomicBool,
     /// Who may know of which broadcast.
     pub admission: Admission,
 }
@@ -129,7 +130,10 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/api/ticket", get(ticket))
         .route("/api/status", get(status))
         .route("/api/trace", get(trace))
-        .route("/api/quality", post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)))
+        .route(
+            "/api/quality",
+            post(quality).layer(DefaultBodyLimit::max(MAX_QUALITY)).layer(middleware::from_fn(in_time)),
+        )
         .fallback(get(page))
         .with_state(site.clone())
         .merge(hls::router(site.hls.clone(), site.admission.clone()))
@@ -164,12 +168,20 @@ async fn count(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
 /// Whether load balancers may send somebody here. What is wrong with the certificate is said and no more: HLS behind a proxy,
 /// and venues that pin it, do without, and all relays of a group expire at the same time.
 async fn ready(State(site): State<Arc<Site>>) -> (StatusCode, String) {
-    match site.stopping.load(Ordering::Relaxed) {
+    match site.viewers.drain.is_on() {
         false => {
             let complaint = site.certificate.complaint().map(|words| words + "\n");
             (StatusCode::OK, format!("ok\n{}", complaint.unwrap_or_default()))
         }
-        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
+    }
+}
+
+/// Of a body that comes byte by byte the rest is not waited for.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(QUALITY_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
     }
 }
 

@@ -4,8 +4,10 @@ use std::io::IsTerminal;
 
 use clap::Parser;
 use relay::edge::Edge;
+use relay::reload::Reload;
 use relay::settings::{LogFormat, Raw, explain};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
@@ -26,9 +28,9 @@ async fn run() -> anyhow::Result<()> {
         LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
     }
     // Before anybody can know that there is something to stop.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let settings = raw.check()?;
+    let stops = stops()?;
+    let hangups = signal(SignalKind::hangup())?;
+    let settings = raw.clone().check()?;
     let anyone = settings.token.is_none() && settings.admission.auth.is_empty();
     let edge = Edge::new(settings).await?;
     // Programs that start a relay wait for these lines, so they go to standard output, unbuffered.
@@ -45,11 +47,62 @@ async fn run() -> anyhow::Result<()> {
     if anyone {
         tracing::warn!("neither --token nor --auth: anybody who reaches this relay may publish");
     }
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    if !std::io::stderr().is_terminal() {
+        tokio::spawn(reload(hangups, raw, edge.reload()));
+    }
+    Ok(edge.run_until_hurried(asked(stops.clone(), 1), asked(stops, 2)).await?)
+}
+
+/// Reads the settings file anew at each SIGHUP.
+async fn reload(mut hangups: Signal, raw: Raw, mut edge: Reload) {
+    while hangups.recv().await.is_some() {
+        let taken = match raw.clone().check() {
+            Ok(settings) => edge.take(settings).await.map_err(anyhow::Error::from),
+            Err(error) => Err(error.into()),
+        };
+        match taken {
+            Ok(fixed) => {
+                tracing::info!("the settings were read again");
+                if !fixed.is_empty() {
+                    tracing::warn!("what has changed in {} takes a restart", fixed.join(", "));
+                }
+            }
+            Err(error) => tracing::error!("{}. The settings that there were stay", explain(&error)),
         }
-    };
-    Ok(edge.run_until(stop).await?)
+    }
+}
+
+/// How often it was asked to stop. Whoever asks a third time does not want to know why it has not ended yet.
+fn stops() -> std::io::Result<watch::Receiver<u32>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // A terminal that is closed takes what runs in it along; where there is none, SIGHUP is for the settings.
+    let mut closed = std::io::stderr().is_terminal().then(|| signal(SignalKind::hangup())).transpose()?;
+    let (count, stops) = watch::channel(0);
+    tokio::spawn(async move {
+        for times in 1..=3 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                true = hung_up(&mut closed) => {}
+            }
+            count.send_replace(times);
+        }
+        std::process::exit(1);
+    });
+    Ok(stops)
+}
+
+async fn hung_up(terminal: &mut Option<Signal>) -> bool {
+    match terminal {
+        Some(terminal) => terminal.recv().await.is_some(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when it was asked so often.
+async fn asked(mut stops: watch::Receiver<u32>, times: u32) {
+    if stops.wait_for(|count| *count >= times).await.is_err() {
+        std::future::pending().await
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use crate::{admission, edge};
 ///
 /// Without certificate files it makes a self-signed certificate, which browsers accept by its hash on
 /// http://localhost, and encoders by --edge-fingerprint.
-#[derive(Debug, Default, Parser, Deserialize)]
+#[derive(Clone, Debug, Default, Parser, Deserialize)]
 #[command(name = "roadie-relay", version, about, next_line_help = false)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Raw {
@@ -88,7 +89,19 @@ pub struct Raw {
     /// Connections that one address may have at once (UDP) [default: 1500]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<u32>,
+
+    /// When it is stopped (SIGTERM, Ctrl-C), whoever watches is asked to go to another relay and may stay so many seconds;
+    /// 0: they are sent away at once [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    pub drain: Option<u64>,
 }
+
+/// How long whoever watches may stay, where the settings say nothing else: a load balancer that looks every two seconds has
+/// seen by then that nobody is let in any more.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// An hour: a show's last minutes, and no mistyped number.
+const MAX_DRAIN: u64 = 3600;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -134,6 +147,9 @@ pub enum SettingsError {
     /// Nowhere to keep the certificate.
     #[error("there is no home directory to keep the self-signed certificate in: give --state DIR")]
     NoState,
+    /// Nobody waits so long.
+    #[error("--drain {0}: more than {MAX_DRAIN} s, and the relay would seem to hang")]
+    Drain(u64),
     /// What is said of tickets.
     #[error(transparent)]
     Admission(#[from] admission::SettingsError),
@@ -189,7 +205,13 @@ impl Raw {
         let or = |line: Vec<String>, file: Vec<String>| if line.is_empty() { file } else { line };
         let (auth, public) = (or(self.auth, file.auth), or(self.public, file.public));
         let max_connections = self.max_connections.or(file.max_connections);
+        let drain = match self.drain.or(file.drain) {
+            Some(seconds) if seconds > MAX_DRAIN => return Err(SettingsError::Drain(seconds)),
+            Some(seconds) => Duration::from_secs(seconds),
+            None => DRAIN,
+        };
         Ok(edge::Settings {
+            drain,
             admission: admission::Settings::check(&auth, &public, max_connections)?,
             listen: self.listen.or(file.listen).unwrap_or_else(|| any(4443)),
             http: self.http.or(file.http).unwrap_or_else(|| any(8080)),

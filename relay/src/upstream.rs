@@ -5,11 +5,13 @@
 //! media flows before a viewer asks: then one subscription flows, however many viewers there are. A broadcast that has
 //! come back in a circle is known by the hops in its announcement, so that relays can be each other's upstreams.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use crate::dial::{Address, DialError};
 use crate::intake::{From, Intake, everything};
@@ -65,6 +67,8 @@ impl Health {
 pub async fn pull(address: Address, place: usize, intake: Intake, health: Health) {
     let cost = COST + place as u64;
     let mut pause = FIRST_PAUSE;
+    // The last session that was asked to go: it carries on until the upstream ends it.
+    let mut leaving = JoinSet::new();
     loop {
         let begun = Instant::now();
         health.0.calls.fetch_add(1, Relaxed);
@@ -74,30 +78,50 @@ pub async fn pull(address: Address, place: usize, intake: Intake, health: Health
             pause = FIRST_PAUSE;
         }
         match ended {
-            Ok(reason) => tracing::warn!(upstream = address.host(), reason, ?pause, "upstream lost"),
+            Ok(End::Over(reason)) => {
+                tracing::warn!(upstream = address.host(), reason, ?pause, "upstream lost");
+            }
+            Ok(End::Asked(rest)) => {
+                tracing::info!(upstream = address.host(), "upstream is being stopped: calling its successor");
+                // An upstream that asks again and again gets no crowd of sessions.
+                leaving.abort_all();
+                leaving.spawn(rest);
+            }
             Err(error) => tracing::warn!(upstream = address.host(), %error, ?pause, "upstream not reached"),
         }
         tokio::time::sleep(pause).await;
+        while leaving.try_join_next().is_some() {}
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// One session; tells why it ended.
-async fn session(
-    address: &Address,
-    cost: u64,
-    intake: &Intake,
-    health: &Health,
-) -> Result<String, DialError> {
+/// What became of a session.
+enum End {
+    /// It ended, for this reason.
+    Over(String),
+    /// The upstream wants us to go (GOAWAY). What it has is worth less than all others' now, and comes until it ends this.
+    Asked(Pin<Box<dyn Future<Output = String> + Send>>),
+}
+
+/// One session, until it ends or is asked to.
+async fn session(address: &Address, cost: u64, intake: &Intake, health: &Health) -> Result<End, DialError> {
     let Some(inbox) = intake.inbox(From::Upstream, "", &everything()) else {
-        return Ok("this relay ends".into());
+        return Ok(End::Over("this relay ends".into()));
     };
     let client = moq_net::Client::new().with_cost(cost).with_subscriber(inbox.entry());
     let (session, driver) = address.call(client).await?;
     health.0.connected.store(true, Relaxed);
     tracing::info!(upstream = address.host(), version = %session.version(), "upstream");
+    let draining = session.draining();
+    let mut running: Pin<Box<dyn Future<Output = String> + Send>> = Box::pin(async move {
+        let _session = session;
+        tokio::select! {
+            ended = moq_net::time::run(driver) => ended.to_string(),
+            too_much = inbox.admit() => too_much.to_string(),
+        }
+    });
     tokio::select! {
-        ended = moq_net::time::run(driver) => Ok(ended.to_string()),
-        too_much = inbox.admit() => Ok(too_much.to_string()),
+        reason = &mut running => Ok(End::Over(reason)),
+        Some(_) = draining.recv() => Ok(End::Asked(running)),
     }
 }

@@ -1,161 +1,19 @@
 //! What MoQ programs that publish into the relay may do, and may not.
 
 mod common;
+#[path = "common/programs.rs"]
+mod programs;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Dir, PATIENCE, catalog, edge_settings, until};
+use common::{Dir, PATIENCE, catalog};
 use media::{Frame, FrameId, Time, TrackId};
-use moq_net::{broadcast, group, track};
-use relay::dial::{self, Address};
-use relay::edge::Edge;
-use relay::origin::{Origin, Publication};
-use tokio::task::JoinHandle;
-
-/// A real edge on free ports, in this process.
-struct Stage {
-    quic: u16,
-    http: u16,
-    fingerprint: String,
-    running: JoinHandle<()>,
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        self.running.abort();
-    }
-}
-
-impl Stage {
-    async fn start(dir: &Dir, token: Option<&str>) -> Self {
-        let edge = Edge::new(edge_settings(dir, token)).await.unwrap();
-        let (quic, http) = (edge.quic_addr().unwrap().port(), edge.http_addr().unwrap().port());
-        let fingerprint = edge.fingerprint().to_owned();
-        let running = tokio::spawn(async move { edge.run().await.unwrap() });
-        Self { quic, http, fingerprint, running }
-    }
-
-    fn address(&self, scheme: &str, path: &str) -> Address {
-        let url = format!("{scheme}://127.0.0.1:{}/{path}", self.quic);
-        Address::parse(&url, std::slice::from_ref(&self.fingerprint)).unwrap()
-    }
-
-    /// The names on the air, as the status has them.
-    async fn names(&self) -> Vec<String> {
-        let status = self.get("/api/status").await;
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        status["broadcasts"].as_object().unwrap().keys().cloned().collect()
-    }
-
-    async fn get(&self, path: &str) -> String {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.http)).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
-    }
-
-    async fn until_on_air(&self, names: &[&str]) {
-        until("the broadcasts to be on the air", async || self.names().await == names).await;
-    }
-}
-
-/// A program that publishes shows.
-struct Program {
-    origin: Origin,
-    publications: Vec<Publication>,
-    session: JoinHandle<Result<moq_net::Error, dial::DialError>>,
-}
-
-impl Program {
-    fn start(address: Address, names: &[String]) -> Self {
-        let origin = Origin::start();
-        let publications = names.iter().map(|name| origin.publish(name, &catalog()).unwrap()).collect();
-        let offered = origin.clone();
-        let session = tokio::spawn(async move { dial::publish(&offered, &address).await });
-        Self { origin, publications, session }
-    }
-
-    fn one(address: Address, name: &str) -> Self {
-        Self::start(address, &[name.to_owned()])
-    }
-
-    /// Writes the first frame of a group.
-    fn write(&mut self, group: u64, data: &'static [u8]) {
-        let id = FrameId { track: TrackId(0), group, frame: 0 };
-        let capture_time = Time::from_millis(1_000 + group);
-        let frame = Frame { id, capture_time, keyframe: true, data: Bytes::from_static(data) };
-        self.publications[0].write(&frame).unwrap();
-    }
-
-    /// How its session ended.
-    async fn ended(&mut self) -> String {
-        let ended = tokio::time::timeout(PATIENCE, &mut self.session).await.expect("it is not sent away");
-        match ended.unwrap() {
-            Ok(error) => error.to_string(),
-            Err(error) => error.to_string(),
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.session.abort();
-    }
-}
-
-/// A viewer's own side of the relay: reads a track of a broadcast.
-async fn subscribe(stage: &Stage, name: &str, track: &str) -> track::Subscriber {
-    let broadcast = find(stage, name).await;
-    let patient = track::Subscription::default().with_max_age(Duration::from_secs(5));
-    broadcast.track(track).unwrap().subscribe(patient).await.unwrap()
-}
-
-async fn find(stage: &Stage, name: &str) -> broadcast::Consumer {
-    let (producer, driver) = moq_net::origin::Producer::new(moq_net::origin::Config::default());
-    tokio::spawn(moq_net::time::run(driver));
-    let session = raw(stage).await;
-    let client = moq_net::Client::new().with_subscriber(producer.clone());
-    let (session, driver) = client.connect(Instant::now(), session).await.unwrap();
-    tokio::spawn(async move {
-        let _session = session;
-        moq_net::time::run(driver).await
-    });
-    tokio::time::timeout(PATIENCE, producer.consume().routed_broadcast(name)).await.unwrap().unwrap()
-}
-
-async fn raw(stage: &Stage) -> web_transport_quinn::Session {
-    let dangerous = web_transport_quinn::ClientBuilder::new();
-    let hash: Vec<u8> =
-        (0..32).map(|at| u8::from_str_radix(&stage.fingerprint[2 * at..2 * at + 2], 16).unwrap()).collect();
-    let client = dangerous.with_server_certificate_hashes(vec![hash]).unwrap();
-    let url = url::Url::parse(&format!("https://127.0.0.1:{}/", stage.quic)).unwrap();
-    let mut request = web_transport_quinn::proto::ConnectRequest::new(url);
-    for alpn in moq_net::ALPNS {
-        request = request.with_protocol(*alpn);
-    }
-    client.connect(request).await.unwrap()
-}
-
-/// Reads groups until one begins with `data`.
-async fn until_comes(track: &mut track::Subscriber, data: &[u8]) {
-    let reading = async {
-        loop {
-            let mut group: group::Consumer = track.recv_group().await.unwrap().expect("the track ended");
-            let Some(frame) = group.read_frame().await.unwrap() else { continue };
-            if frame.payload.ends_with(data) {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, reading)
-        .await
-        .unwrap_or_else(|_| panic!("{:?} does not come", String::from_utf8_lossy(data)));
-}
+use moq_net::track;
+use programs::{Program, Stage, find, subscribe, until_comes};
+use relay::dial;
+use relay::origin::Origin;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_token_only_those_who_show_it_publish() {
@@ -265,8 +123,7 @@ async fn frames_of_ten_megabytes_do_not_fill_the_memory() {
     };
     let word = |line: usize, at: usize| words[line].split(' ').nth(at).unwrap().to_owned();
     let quic = word(0, 2).parse::<std::net::SocketAddr>().unwrap().port();
-    let (fingerprint, running) = (word(2, 2), tokio::spawn(std::future::pending()));
-    let stage = Stage { quic, http: 0, fingerprint, running };
+    let stage = Stage::elsewhere(quic, 0, word(2, 2));
 
     let origin = Origin::start();
     let mut publication = origin.publish("large", &catalog()).unwrap();

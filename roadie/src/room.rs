@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use media::catalog::Catalog;
@@ -105,6 +106,7 @@ impl Wish {
             // Nobody but this program publishes here.
             token: Some(random_name().to_string()),
             admission: admission::Settings::check(&[], &[], None)?,
+            drain: Duration::ZERO,
         };
         Ok(Some(Settings { edge, name }))
     }

@@ -51,6 +51,7 @@ impl Stage {
             upstream: Vec::new(),
             token: None,
             admission: Default::default(),
+            drain: Duration::ZERO,
         };
         let edge = Edge::new(settings).await?;
         let quic = edge.quic_addr().context("the edge has no UDP port")?;

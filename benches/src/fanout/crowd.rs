@@ -1,6 +1,6 @@
 //! Viewers, as a child process: MoQ programs over raw QUIC, each with a socket and a connection of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -181,6 +181,68 @@ pub async fn crowd(viewers: usize, relay: &str) -> anyhow::Result<()> {
         answer(&serde_json::to_string(&came)?);
     }
     Ok(())
+}
+
+/// What came to a crowd that comes and goes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Passed {
+    /// Viewers that have come so far, the first ones too.
+    pub joined: u64,
+    /// Those that saw nothing before they went, as each was meant to watch for a while.
+    pub blind: u64,
+    /// Those that did not go of their own accord.
+    pub broken: u64,
+    /// Frames and packets, over all viewers.
+    pub frames: u64,
+}
+
+/// Says `ready` when everybody watches, and from then on lets the oldest go and a new one come, `joins` times a second;
+/// answers each order with what has [`Passed`].
+pub async fn churn(viewers: usize, joins: f64, relay: &str) -> anyhow::Result<()> {
+    let place = Place::parse(relay)?;
+    let config = client(Path::new(&place.state))?;
+    let joining = Arc::new(Semaphore::new(JOINING));
+    let mut passed = Passed::default();
+    let start = |passed: &mut Passed| {
+        passed.joined += 1;
+        let (config, joining, port) = (config.clone(), joining.clone(), place.quic);
+        let count = Arc::new(Count::default());
+        let seen = count.clone();
+        let task = tokio::spawn(async move {
+            if let Err(error) = watch(config, port, &count, &joining, None).await {
+                eprintln!("a viewer: {error:#}");
+            }
+        });
+        (task, seen)
+    };
+    let mut crowd: VecDeque<_> = (0..viewers).map(|_| start(&mut passed)).collect();
+    while crowd.iter().any(|(_, seen)| seen.here.load(Relaxed) == 0) {
+        anyhow::ensure!(!crowd.iter().any(|(task, _)| task.is_finished()), "a viewer could not watch");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    answer("ready");
+    let mut orders = orders();
+    let mut turns = tokio::time::interval(Duration::from_secs_f64(1.0 / joins));
+    loop {
+        tokio::select! {
+            _ = turns.tick() => {
+                if let Some((task, seen)) = crowd.pop_front() {
+                    passed.broken += u64::from(task.is_finished());
+                    task.abort();
+                    passed.blind += u64::from(seen.here.load(Relaxed) == 0);
+                    passed.frames += seen.frames.swap(0, Relaxed);
+                }
+                crowd.push_back(start(&mut passed));
+            }
+            order = orders.recv() => match order {
+                Some(_) => {
+                    passed.frames += crowd.iter().map(|(_, seen)| seen.frames.swap(0, Relaxed)).sum::<u64>();
+                    answer(&serde_json::to_string(&passed)?);
+                }
+                None => return Ok(()),
+            }
+        }
+    }
 }
 
 /// What came since the last time.

@@ -12,6 +12,7 @@ mod crowd;
 mod floor;
 mod publisher;
 mod relays;
+pub mod soak;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -163,6 +163,11 @@ impl Limits {
         Self { max_connections, addresses: Bounded::new(MAX_ADDRESSES), tickets: Bounded::new(MAX_TICKETS) }
     }
 
+    /// So many connections of one address from now on; those that there are stay.
+    pub fn allow(&mut self, max_connections: u32) {
+        self.max_connections = max_connections;
+    }
+
     /// Whether one more connection of this address would be let in. Costs no memory: anybody can write any address
     /// on a packet.
     pub fn would_enter(&self, address: IpAddr, now: Time) -> bool {

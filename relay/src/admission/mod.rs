@@ -17,7 +17,7 @@ pub mod source;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, header};
 use moq_net::{Pattern, Patterns};
@@ -121,13 +121,29 @@ pub enum Knock {
     Refuse,
 }
 
-/// The door.
-#[derive(Clone)]
-pub struct Admission {
+/// By what it is judged who may come in.
+struct Rules {
     /// `None`: no tickets are asked for.
     keys: Option<Keys>,
     public: Patterns,
     token: Option<Arc<str>>,
+}
+
+impl Rules {
+    async fn open(auth: Vec<Source>, public: Patterns, token: Option<&str>) -> Result<Self, SourceError> {
+        let keys = match auth.is_empty() {
+            true => None,
+            false => Some(Keys::open(auth).await?),
+        };
+        Ok(Self { keys, public, token: token.map(Arc::from) })
+    }
+}
+
+/// The door.
+#[derive(Clone)]
+pub struct Admission {
+    /// Those of now.
+    rules: Arc<RwLock<Arc<Rules>>>,
     limits: Arc<Mutex<Limits>>,
     /// Of the limits: when the wall clock is set back by hours, nobody is to wait for hours.
     clock: Clock,
@@ -138,23 +154,41 @@ impl Admission {
     /// Reads the keys, and follows their changes as tasks of the current runtime. `token` is the shared word of those
     /// who publish, where there is one.
     pub async fn open(settings: Settings, token: Option<&str>) -> Result<Self, SourceError> {
-        let keys = match settings.auth.is_empty() {
-            true => None,
-            false => Some(Keys::open(settings.auth).await?),
-        };
+        let Settings { auth, public, max_connections } = settings;
+        let rules = Rules::open(auth, public, token).await?;
         Ok(Self {
-            keys,
-            public: settings.public,
-            token: token.map(Arc::from),
-            limits: Arc::new(Mutex::new(Limits::new(settings.max_connections))),
+            rules: Arc::new(RwLock::new(Arc::new(rules))),
+            limits: Arc::new(Mutex::new(Limits::new(max_connections))),
             clock: Clock::start(),
             sessions: Arc::default(),
         })
     }
 
+    /// Judges by other settings from now on, whose keys are read at once; who is in stays, until the time that it was let
+    /// in for. What counts already goes on to count.
+    ///
+    /// # Errors
+    /// Where a file of keys cannot be used: then nothing has changed.
+    pub async fn reload(&self, settings: Settings, token: Option<&str>) -> Result<(), SourceError> {
+        let Settings { auth, public, max_connections } = settings;
+        let rules = Arc::new(Rules::open(auth, public, token).await?);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        self.limits().allow(max_connections);
+        Ok(())
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether tickets are asked for.
     pub fn wants_tickets(&self) -> bool {
-        self.keys.is_some()
+        self.rules().keys.is_some()
+    }
+
+    /// The word that those who publish share, where there is one.
+    pub fn token(&self) -> Option<Arc<str>> {
+        self.rules().token.clone()
     }
 
     fn limits(&self) -> MutexGuard<'_, Limits> {
@@ -223,24 +257,27 @@ impl Admission {
 
     fn decide(&self, ticket: Option<&str>) -> Result<(Pass, Option<Verified>), Refusal> {
         let ticket = ticket.filter(|ticket| !ticket.is_empty());
-        let has_word = ticket.is_some_and(|ticket| self.is_word(ticket));
+        let rules = self.rules();
+        let has_word = ticket.is_some_and(|ticket| rules.is_word(ticket));
         let pass = |publish: bool, subscribe: Patterns| {
             let publish = if publish { Grant::all().publish } else { Patterns::new() };
             Pass { grant: Grant { publish, subscribe }, expires: None, held: None }
         };
-        let Some(keys) = &self.keys else {
-            return Ok((pass(self.token.is_none() || has_word, Grant::all().subscribe), None));
+        let Some(keys) = &rules.keys else {
+            return Ok((pass(rules.token.is_none() || has_word, Grant::all().subscribe), None));
         };
         let Some(ticket) = ticket.filter(|_| !has_word) else {
-            let pass = pass(has_word, self.public.clone());
+            let pass = pass(has_word, rules.public.clone());
             return if pass.grant.is_empty() { Err(Refusal::Missing) } else { Ok((pass, None)) };
         };
         let verified = judge(keys, ticket)?;
         let Claims { mut grant, expires, .. } = verified.claims.clone();
-        grant.subscribe.extend(self.public.iter().cloned());
+        grant.subscribe.extend(rules.public.iter().cloned());
         Ok((Pass { grant, expires: Some(expires), held: None }, Some(verified)))
     }
+}
 
+impl Rules {
     /// Whether it is the shared word; takes the same time whatever is wrong.
     fn is_word(&self, ticket: &str) -> bool {
         let Some(token) = &self.token else { return false };

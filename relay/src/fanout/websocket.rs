@@ -65,6 +65,9 @@ pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request, next: 
         );
         return (StatusCode::BAD_REQUEST, words).into_response();
     };
+    if door.viewers.drain.is_on() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "this relay is being stopped\n").into_response();
+    }
     let ticket = admission::ticket_of(request.headers(), request.uri().query());
     let root = request.uri().path();
     let entered = match enter(

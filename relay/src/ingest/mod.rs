@@ -67,7 +67,6 @@ pub struct Ingest {
     broadcasts: Broadcasts,
     clock: Clock,
     keep: Option<Keep>,
-    token: Option<Arc<str>>,
     admission: Admission,
     sessions: Arc<Mutex<HashMap<String, SessionHandle>>>,
 }
@@ -103,17 +102,15 @@ struct Joined {
 }
 
 impl Ingest {
-    /// Publishes into `origin` whatever comes with the right token (`None`: any) or ticket, and keeps it.
+    /// Publishes into `origin` whatever comes with the right token or ticket, and keeps it.
     pub fn new(
         origin: Origin,
         broadcasts: Broadcasts,
         clock: Clock,
         keep: Option<Keep>,
-        token: Option<String>,
         admission: Admission,
     ) -> Self {
-        let token = token.map(Arc::from);
-        Self { origin, broadcasts, clock, keep, token, admission, sessions: Arc::default() }
+        Self { origin, broadcasts, clock, keep, admission, sessions: Arc::default() }
     }
 
     /// Serves one uplink until it ends. `half_open` is its place among those who have not said yet who
@@ -261,7 +258,7 @@ impl Ingest {
     /// By the token that both ends know, or by a ticket; where neither is asked for, anybody.
     fn enter(&self, hello: &Hello, connection: &quinn::Connection) -> Result<Entry, String> {
         let mut wanted = None;
-        if let Some(token) = &self.token {
+        if let Some(token) = &self.admission.token() {
             let claim = Claim::on(connection, &hello.session, hello.path, &hello.broadcast)
                 .ok_or("TLS gives no exporter")?;
             match &hello.proof {

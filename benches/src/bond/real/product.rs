@@ -177,6 +177,7 @@ fn edge_settings(state: PathBuf) -> edge::Settings {
         upstream: Vec::new(),
         token: None,
         admission: Default::default(),
+        drain: Duration::ZERO,
     }
 }
 

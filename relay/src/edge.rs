@@ -27,6 +27,7 @@ use crate::keep::{Keep, KeepError};
 use crate::origin::Origin;
 use crate::tls::{Current, Identity, TlsError};
 use crate::upstream::{self, Health};
+use crate::webrtc;
 use crate::window::Choice;
 
 /// Connections at once that have not yet said what they want; more are turned away. A few for each of
@@ -70,6 +71,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// Tickets, and how many connections there may be.
     pub admission: admission::Settings,
+    /// WHIP and WHEP; `None`: without.
+    pub webrtc: Option<webrtc::Settings>,
 }
 
 /// Why the edge did not start, or stopped.
@@ -146,6 +149,7 @@ pub struct Edge {
     site: Arc<Site>,
     fingerprint: String,
     upstream: Vec<Address>,
+    webrtc: Option<(webrtc::Server, webrtc::Handle)>,
 }
 
 impl Edge {
@@ -181,6 +185,11 @@ impl Edge {
         let admission = Admission::open(settings.admission, settings.token.as_deref()).await?;
         let ingest =
             Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, settings.token, admission.clone());
+        let webrtc_stats = Arc::<webrtc::Stats>::default();
+        let webrtc = settings
+            .webrtc
+            .map(|settings| webrtc::Server::new(settings, &origin, webrtc_stats.clone()))
+            .transpose()?;
         let site = Arc::new(Site {
             player,
             broadcasts,
@@ -196,6 +205,7 @@ impl Edge {
             keep: settings.keep,
             stopping: AtomicBool::new(false),
             admission: admission.clone(),
+            webrtc: webrtc_stats,
         });
         let upstream = settings.upstream;
         Ok(Self {
@@ -212,6 +222,7 @@ impl Edge {
             site,
             fingerprint,
             upstream,
+            webrtc,
         })
     }
 
@@ -228,6 +239,11 @@ impl Edge {
     /// The address of HTTPS, where it is served.
     pub fn https_addr(&self) -> Option<SocketAddr> {
         self.tls.as_ref().and_then(|tls| tls.local_addr().ok())
+    }
+
+    /// The UDP address of WebRTC, where it is spoken.
+    pub fn webrtc_addr(&self) -> Option<SocketAddr> {
+        self.webrtc.as_ref().and_then(|(server, _)| server.local_addr())
     }
 
     /// SHA-256 of the certificate at the start, for `roadie live --edge-fingerprint`.
@@ -256,8 +272,10 @@ impl Edge {
             viewers,
             site,
             upstream,
+            webrtc,
             ..
         } = self;
+        let (webrtc_server, webrtc_handle) = webrtc.unzip();
         let mut pulling = JoinSet::new();
         for (place, (address, health)) in upstream.into_iter().zip(&site.upstreams).enumerate() {
             pulling.spawn(upstream::pull(address, place, intake.clone(), health.clone()));
@@ -314,11 +332,25 @@ impl Edge {
         };
         let door = websocket::Door::new(origin.clone(), viewers.clone(), intake.clone(), admission.clone());
         let upgrades = axum::middleware::from_fn_with_state(door, websocket::upgrade);
-        let router = http::counted(http::router(site.clone()).layer(upgrades), site.clone());
+        let offers = webrtc::Door {
+            handle: webrtc_handle.clone(),
+            origin: origin.clone(),
+            broadcasts: site.broadcasts.clone(),
+            clock: site.clock,
+            admission: admission.clone(),
+        };
+        let router = http::router(site.clone()).layer(upgrades).merge(webrtc::router(offers));
+        let router = http::counted(router, site.clone());
         let http = async { axum::serve(listener, router.clone()).await };
         let https = async {
             match tls {
                 Some(tls) => axum::serve(tls, router.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let webrtc = async {
+            match webrtc_server {
+                Some(server) => server.run().await,
                 None => std::future::pending().await,
             }
         };
@@ -329,6 +361,9 @@ impl Edge {
             site.stopping.store(true, Ordering::Relaxed);
             endpoint.set_server_config(None);
             ingest.stop(KEEP_PATIENCE).await;
+            if let Some(webrtc) = webrtc_handle {
+                webrtc.stop().await;
+            }
             endpoint.close(Close::Stopped.into(), b"the edge is being stopped");
             // The last packets are on their way.
             let _ = tokio::time::timeout(GOODBYE, endpoint.wait_idle()).await;
@@ -338,6 +373,7 @@ impl Edge {
             result = http => result.map_err(EdgeError::Http),
             result = https => result.map_err(EdgeError::Http),
             () = current.follow(certificate) => Ok(()),
+            () = webrtc => Ok(()),
             () = stopped => Ok(()),
         }
     }

@@ -39,6 +39,7 @@ pub fn edge_settings(dir: &Dir, token: Option<&str>) -> edge::Settings {
         upstream: Vec::new(),
         token: token.map(str::to_owned),
         admission: relay::admission::Settings::default(),
+        webrtc: None,
     }
 }
 

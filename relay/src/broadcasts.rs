@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn a_name_is_taken_until_its_publisher_over_whip_has_been_silent() {
         let all = Broadcasts::default();
-        let at = |seconds| Time::from_micros(seconds * 1_000_000);
+        let at = |seconds: u64| Time::from_micros(seconds * 1_000_000);
         all.begin("bond", "b");
         assert_eq!(all.begin_whip("bond", "w", at(1_000)).err(), Some(Taken));
         let first = all.begin_whip("demo", "first", at(1_000)).unwrap();

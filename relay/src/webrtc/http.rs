@@ -209,7 +209,7 @@ async fn watch(
     };
     let agreed = agree(&sdp, ours)?;
     let video = video.zip(agreed.video.map(|(line, _)| line));
-    let role = Role::Watch(Watch::new(shelf, video, audio.zip(agreed.audio)));
+    let role = Role::Watch(Box::new(Watch::new(shelf, video, audio.zip(agreed.audio))));
     let session = Session::new(id()?, agreed.rtc, role, pass, places, Instant::now());
     open(handle, session, agreed.answer)
 }

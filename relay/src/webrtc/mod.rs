@@ -27,7 +27,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub(crate) use self::http::{Door, router};
 pub(crate) use self::server::Server;
 use self::session::Session;
-pub use self::stats::Stats;
+pub use self::stats::{Stats, Way};
 
 /// Sessions at once, in and out: at 3 ms of CPU for each second of a viewer, one core serves some hundreds.
 pub const MAX_SESSIONS: usize = 1024;

@@ -37,7 +37,7 @@ const TOO_MUCH_LOSS: f32 = 0.2;
 /// What it is for.
 pub(super) enum Role {
     /// WHEP.
-    Watch(Watch),
+    Watch(Box<Watch>),
     /// WHIP.
     Publish(Box<Publish>),
 }

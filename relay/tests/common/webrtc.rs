@@ -143,7 +143,7 @@ impl Client {
         }
     }
 
-    async fn step(&mut self) {
+    pub async fn step(&mut self) {
         let wake = loop {
             match self.rtc.poll_output().unwrap() {
                 Output::Timeout(at) => break at,

@@ -135,14 +135,15 @@ async fn plays(edge: &Edge, name: &str, width: u64) {
 }
 
 /// GStreamer's `webrtcbin`, which is another implementation of WebRTC than Chromium's and ours.
+/// Debian's Python has it.
 fn gstreamer(edge: &Edge, name: &str) -> Child {
-    Command::new("python3")
+    Command::new("/usr/bin/python3")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/whip_gstreamer.py"))
         .arg(edge.page(&format!("whip/{name}")))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .expect("python3")
+        .expect("Debian's python3")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,9 +95,7 @@ impl Tap {
             None => (newest()?, 0),
             Some((sequence, at)) => match groups.iter().find(|group| group.sequence == sequence) {
                 // It is not held any more: what is in between is skipped.
-                None => {
-                    (groups.iter().find(|group| group.sequence > sequence && !group.frames.is_empty())?, 0)
-                }
+                None => (newest().filter(|newest| newest.sequence > sequence)?, 0),
                 Some(group) if at < group.frames.len() => (group, at),
                 Some(group) => {
                     let next = groups.iter().find(|next| next.sequence > sequence)?;
@@ -188,8 +186,8 @@ mod tests {
             writer.begin(0, group);
             write(group, group * 10);
         }
-        assert_eq!(read(&mut late), [(8, 80), (9, 90)]);
-        assert_eq!(read(&mut newcomer), [(8, 80), (9, 90)]);
+        assert_eq!(read(&mut late), [(9, 90)]);
+        assert_eq!(read(&mut newcomer), [(9, 90)]);
         assert_eq!(lives.viewers(), 2);
         drop(late);
         assert_eq!(lives.viewers(), 1);

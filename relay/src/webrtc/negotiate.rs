@@ -11,7 +11,7 @@ use str0m::change::SdpOffer;
 use str0m::format::{Codec, PayloadParams};
 use str0m::media::{Direction, MediaKind, Mid, Pt};
 use str0m::rtp::{Extension, ExtensionMap};
-use str0m::{Candidate, Event, Output, Rtc, RtcConfig};
+use str0m::{Candidate, Rtc, RtcConfig};
 
 use super::stats::Way;
 
@@ -96,30 +96,27 @@ fn answer(offer: &str, ours: Ours<'_>, now: Instant) -> Result<Agreed, OfferErro
         rtc.add_local_candidate(candidate);
     }
     let answer = rtc.sdp_api().accept_offer(offer).map_err(|error| malformed(&error))?;
+    let answer = answer.to_sdp_string();
     let (mut video, mut audio) = (None, None);
-    loop {
-        match rtc.poll_output().map_err(|error| malformed(&error))? {
-            Output::Timeout(_) => break,
-            Output::Event(Event::MediaAdded(added)) => {
-                let wanted = match ours.way {
-                    Way::In => matches!(added.direction, Direction::RecvOnly | Direction::SendRecv),
-                    Way::Out => matches!(added.direction, Direction::SendOnly | Direction::SendRecv),
-                };
-                let Some(params) = rtc.writer(added.mid).filter(|_| wanted).and_then(|writer| {
-                    let fit = |params: &&PayloadParams| rank(params, ours).is_some();
-                    writer.payload_params().filter(fit).max_by_key(|params| rank(params, ours)).copied()
-                }) else {
-                    continue;
-                };
-                let line = Line { mid: added.mid, pt: params.pt() };
-                // Of several of a kind the first.
-                match added.kind {
-                    MediaKind::Video => drop(video.get_or_insert((line, params.spec().codec))),
-                    MediaKind::Audio => drop(audio.get_or_insert(line)),
-                }
-            }
-            // A client hears of nothing before it has the answer.
-            _ => {}
+    for mid in mids(&answer) {
+        let Some((kind, direction)) = rtc.media(mid).map(|media| (media.kind(), media.direction())) else {
+            continue;
+        };
+        let wanted = match ours.way {
+            Way::In => matches!(direction, Direction::RecvOnly | Direction::SendRecv),
+            Way::Out => matches!(direction, Direction::SendOnly | Direction::SendRecv),
+        };
+        let Some(params) = rtc.writer(mid).filter(|_| wanted).and_then(|writer| {
+            let fit = |params: &&PayloadParams| rank(params, ours).is_some();
+            writer.payload_params().filter(fit).max_by_key(|params| rank(params, ours)).copied()
+        }) else {
+            continue;
+        };
+        let line = Line { mid, pt: params.pt() };
+        // Of several of a kind the first.
+        match kind {
+            MediaKind::Video => drop(video.get_or_insert((line, params.spec().codec))),
+            MediaKind::Audio => drop(audio.get_or_insert(line)),
         }
     }
     if video.is_none() && audio.is_none() {
@@ -128,7 +125,12 @@ fn answer(offer: &str, ours: Ours<'_>, now: Instant) -> Result<Agreed, OfferErro
     if ours.way == Way::Out && !ours.video.is_empty() && video.is_none() {
         return Err(OfferError::NoCommonCodec(missing(ours)));
     }
-    Ok(Agreed { rtc, answer: answer.to_sdp_string(), video, audio })
+    Ok(Agreed { rtc, answer, video, audio })
+}
+
+/// The tracks of an answer. (The engine tells of them only when the connection stands.)
+fn mids(answer: &str) -> impl Iterator<Item = Mid> {
+    answer.lines().filter_map(|line| line.strip_prefix("a=mid:")).map(|mid| Mid::from(mid.trim_end()))
 }
 
 /// What of ours an offer lacks.

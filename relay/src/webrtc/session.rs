@@ -219,6 +219,8 @@ impl Session {
                 };
                 writer.write(outgoing.line.pt, outgoing.wallclock, outgoing.rtp, outgoing.data)?;
             }
+            self.settle(socket, stats, now)?;
+            // It cuts frames up when time goes on.
             self.rtc.handle_input(Input::Timeout(now))?;
             self.settle(socket, stats, now)?;
         };

@@ -210,7 +210,7 @@ async fn watch(
     let agreed = agree(&sdp, ours)?;
     let video = video.zip(agreed.video.map(|(line, _)| line));
     let role = Role::Watch(Box::new(Watch::new(shelf, video, audio.zip(agreed.audio))));
-    let session = Session::new(id()?, agreed.rtc, role, pass, places, Instant::now());
+    let session = Session::new(id()?, agreed.rtc, sdp, role, pass, places);
     open(handle, session, agreed.answer)
 }
 
@@ -237,7 +237,7 @@ async fn publish(
     let video = video.map(|(line, codec)| (line.mid, codec));
     let now = Instant::now();
     let publish = Publish::new(house, name, id.clone(), record, video, audio.map(|line| line.mid), now);
-    let session = Session::new(id, rtc, Role::Publish(Box::new(publish)), pass, places, now);
+    let session = Session::new(id, rtc, sdp, Role::Publish(Box::new(publish)), pass, places);
     open(handle, session, answer)
 }
 

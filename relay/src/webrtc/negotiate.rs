@@ -96,7 +96,7 @@ fn answer(offer: &str, ours: Ours<'_>, now: Instant) -> Result<Agreed, OfferErro
         rtc.add_local_candidate(candidate);
     }
     let answer = rtc.sdp_api().accept_offer(offer).map_err(|error| malformed(&error))?;
-    let answer = answer.to_sdp_string();
+    let answer = with_formats(&answer.to_sdp_string());
     let (mut video, mut audio) = (None, None);
     for mid in mids(&answer) {
         let Some((kind, direction)) = rtc.media(mid).map(|media| (media.kind(), media.direction())) else {
@@ -126,6 +126,27 @@ fn answer(offer: &str, ours: Ours<'_>, now: Instant) -> Result<Agreed, OfferErro
         return Err(OfferError::NoCommonCodec(missing(ours)));
     }
     Ok(Agreed { rtc, answer, video, audio })
+}
+
+/// What is refused has to have a format all the same (RFC 8866, section 5.14), and the engine leaves it away.
+fn with_formats(answer: &str) -> String {
+    let line = |line: &str| match line.starts_with("m=") && line.split_whitespace().count() == 3 {
+        true => format!("{} 0\r\n", line.trim_end()),
+        false => format!("{line}\r\n"),
+    };
+    answer.lines().map(line).collect()
+}
+
+/// The same offer from another network: with other words of ICE, and no candidates.
+pub(super) fn offer_again(offer: &str, ufrag: &str, pwd: &str) -> Result<SdpOffer, OfferError> {
+    let line = |line: &str| match line {
+        line if line.starts_with("a=ice-ufrag:") => format!("a=ice-ufrag:{ufrag}\r\n"),
+        line if line.starts_with("a=ice-pwd:") => format!("a=ice-pwd:{pwd}\r\n"),
+        line if line.starts_with("a=candidate:") || line.starts_with("a=end-of-candidates") => String::new(),
+        line => format!("{line}\r\n"),
+    };
+    let text: String = offer.lines().map(line).collect();
+    SdpOffer::from_sdp_string(&text).map_err(|error| OfferError::Malformed(error.to_string()))
 }
 
 /// The tracks of an answer. (The engine tells of them only when the connection stands.)
@@ -263,6 +284,14 @@ mod tests {
         assert!(matches!(accepted(browser, 0x64), Ok(Some(97 | 99 | 101))));
         assert_eq!(accepted("42e01f/1", 0x64), Ok(Some(96)));
         assert!(accepted("VP8 42e01f/0", 0x42).unwrap_err().contains("H.264"));
+    }
+
+    #[test]
+    fn what_is_refused_has_a_format() {
+        let sound = Ours { video: &[], ..ours(0) };
+        let agreed = accept(&offer("42e01f/1"), sound, Instant::now()).unwrap();
+        assert!(agreed.video.is_none() && agreed.audio.is_some());
+        assert!(agreed.answer.contains("m=video 0 UDP/TLS/RTP/SAVPF 0\r\n"), "{}", agreed.answer);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use super::session::{End, Session};
 use super::socket::{Datagram, Inbox, Socket};
 use super::stats::Stats;
-use super::{COMMANDS, Command, Credentials, Found, Handle, MAX_SESSIONS, Settings};
+use super::{COMMANDS, Command, Found, Handle, MAX_SESSIONS, Settings};
 use crate::edge::EdgeError;
 use crate::endpoint::udp_socket;
 use crate::origin::Origin;
@@ -190,7 +190,17 @@ impl Server {
                 let _ = reply.send(found);
             }
             Command::Restart { id, remote, reply } => {
-                let restarted = self.sessions.get_mut(&id).map(|session| session.restart(remote, fresh()));
+                let Self { socket, sessions, stats, .. } = self;
+                let mut restarted = None;
+                if let Some(session) = sessions.get_mut(&id) {
+                    let turn = || session.restart(remote, socket, stats, Instant::now());
+                    match guard(stats, || turn().map(|words| restarted = Some(words))) {
+                        Ok(()) => {}
+                        Err(end) => {
+                            self.remove(&id, &end);
+                        }
+                    }
+                }
                 let _ = reply.send(restarted);
             }
             Command::Close { id, reply } => {
@@ -220,10 +230,4 @@ fn local(candidates: &[SocketAddr], to: Option<IpAddr>, from: SocketAddr) -> Opt
     let exact = candidates.iter().find(|candidate| Some(candidate.ip()) == to);
     let family = || candidates.iter().find(|candidate| candidate.is_ipv4() == from.is_ipv4());
     exact.or_else(family).copied()
-}
-
-/// New words for ICE.
-fn fresh() -> Credentials {
-    let words = str0m::IceCreds::new();
-    Credentials { ufrag: words.ufrag, pwd: words.pass }
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use str0m::media::{KeyframeRequestKind, MediaTime};
-use str0m::{Event, IceConnectionState, Input, Output, Rtc, RtcError};
+use str0m::{Event, Input, Output, Rtc, RtcError};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::negotiate;
 use super::socket::Socket;
 use super::stats::{Grown, Stats, Way};
 use super::whep::Watch;
@@ -68,6 +69,8 @@ pub(super) struct Session {
     opened: Instant,
     was_connected: bool,
     lost: Option<Instant>,
+    /// The client's, for when it comes from another network.
+    offer: String,
     /// Of the client, as the last PATCH said.
     remote_ufrag: Option<String>,
     counted: Counted,
@@ -85,11 +88,12 @@ impl Session {
     pub fn new(
         id: String,
         rtc: Rtc,
+        offer: String,
         role: Role,
         pass: Pass,
         places: Vec<OwnedSemaphorePermit>,
-        now: Instant,
     ) -> Self {
+        let now = Instant::now();
         Self {
             id,
             rtc,
@@ -102,6 +106,7 @@ impl Session {
             opened: now,
             was_connected: false,
             lost: None,
+            offer,
             remote_ufrag: None,
             counted: Counted::default(),
         }
@@ -167,10 +172,14 @@ impl Session {
         if !self.rtc.is_alive() {
             return Err(End::Over("the client has left"));
         }
+        match self.rtc.is_connected() {
+            true => self.lost = None,
+            false => drop(self.lost.get_or_insert(now)),
+        }
         if !self.was_connected && since(self.opened) > CONNECT {
             return Err(End::Over("no connection: is the UDP port open, and --webrtc-address right?"));
         }
-        if self.lost.is_some_and(|at| since(at) > RECONNECT) {
+        if self.was_connected && self.lost.is_some_and(|at| since(at) > RECONNECT) {
             return Err(End::Over("the connection is lost"));
         }
         if self.pass.expires.is_some_and(|end| end <= wall()) {
@@ -250,14 +259,10 @@ impl Session {
     fn hear(&mut self, event: Event, stats: &Stats, now: Instant) -> Result<(), End> {
         match event {
             Event::Connected => {
-                (self.was_connected, self.lost) = (true, None);
+                self.was_connected = true;
                 // What there is of the show goes out now.
                 self.look = now;
             }
-            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
-                self.lost.get_or_insert(now);
-            }
-            Event::IceConnectionStateChange(state) if state.is_connected() => self.lost = None,
             Event::KeyframeRequest(_) => {
                 if let Role::Watch(watch) = &mut self.role {
                     watch.ask_for_keyframe(now);
@@ -314,15 +319,21 @@ impl Session {
         self.remote_ufrag.clone()
     }
 
-    /// The client has a new network: new words on both sides. Media goes the old way until the client has shown the new one.
-    pub fn restart(&mut self, remote: Credentials, local: Credentials) -> Restarted {
+    /// The client has a new network: new words on both sides. Media stands still until its first check.
+    pub fn restart(
+        &mut self,
+        remote: Credentials,
+        socket: &mut Socket,
+        stats: &Stats,
+        now: Instant,
+    ) -> Result<Restarted, End> {
         let Credentials { ufrag, pwd } = remote;
-        self.remote_ufrag = Some(ufrag.clone());
-        let mut api = self.rtc.direct_api();
-        api.set_remote_ice_credentials(str0m::IceCreds { ufrag, pass: pwd });
-        let words = str0m::IceCreds { ufrag: local.ufrag.clone(), pass: local.pwd.clone() };
-        api.set_local_ice_credentials(words);
-        Restarted { etag: etag(&local.ufrag), local }
+        let offer = negotiate::offer_again(&self.offer, &ufrag, &pwd).map_err(|_| End::Over("no offer"))?;
+        self.rtc.sdp_api().accept_offer(offer)?;
+        self.settle(socket, stats, now)?;
+        self.remote_ufrag = Some(ufrag);
+        let str0m::IceCreds { ufrag, pass } = self.rtc.direct_api().local_ice_credentials();
+        Ok(Restarted { etag: etag(&ufrag), local: Credentials { ufrag, pwd: pass } })
     }
 
     /// Says goodbye.

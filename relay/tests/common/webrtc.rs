@@ -179,6 +179,7 @@ impl Client {
             Event::IceConnectionStateChange(state) => self.state = state,
             Event::MediaData(data) => self.received.push(data),
             Event::KeyframeRequest(_) => self.keyframe_requests += 1,
+            Event::Closed => self.is_closed = true,
             _ => {}
         }
         self.is_closed |= !self.rtc.is_alive();

@@ -16,7 +16,7 @@ use str0m::{Candidate, Rtc, RtcConfig};
 use super::stats::Way;
 
 /// How often a session tells what went over its wires.
-const STATS_INTERVAL: Duration = Duration::from_secs(2);
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Packets of video that wait for an earlier one: more than the largest keyframe has (1 MB).
 const REORDER: usize = 1_000;
@@ -24,7 +24,7 @@ const REORDER: usize = 1_000;
 /// Packets of video that can be sent again, those of a frame that is being cut up among them: two seconds of 6 Mb/s.
 const SEND_BUFFER: usize = 2_000;
 
-/// Profiles of H.264, all with packetization mode 1: constrained baseline (by both of its names), main, constrained high,
+/// Profiles of H.264, with packetization mode 1: constrained baseline (by both of its names), main, constrained high,
 /// high; level 3.1, as browsers say, who decode more. The first number is the payload type, the second that of its
 /// retransmissions.
 const H264: [(u8, u8, u32); 5] = [
@@ -35,7 +35,11 @@ const H264: [(u8, u8, u32); 5] = [
     (114, 115, 0x64_001f),
 ];
 
-/// Of Opus, telephone noise left aside, there is one form.
+/// The same of publishers that name no packetization mode, as GStreamer does before it knows its stream, or that name mode
+/// 0: what they send, we can read.
+const H264_MODE_0: [(u8, u8, u32); 3] = [(125, 107, 0x42_001f), (124, 120, 0x42_e01f), (37, 38, 0x64_001f)];
+
+/// Where the extension is, if the offer does not say another place.
 const PLAYOUT_DELAY: u8 = 5;
 
 /// Why an offer is not accepted.
@@ -170,7 +174,7 @@ fn missing(ours: Ours<'_>) -> String {
 
 fn word(codec: Codec) -> &'static str {
     match codec {
-        Codec::H264 => "H.264 (packetization-mode 1)",
+        Codec::H264 => "H.264",
         Codec::Vp8 => "VP8",
         _ => "a codec that WebRTC does not carry here",
     }
@@ -183,7 +187,7 @@ fn rank(params: &PayloadParams, ours: Ours<'_>) -> Option<u8> {
         Codec::Opus => ours.audio.then_some(0),
         codec if !ours.video.contains(&codec) => None,
         Codec::H264 => {
-            // Who publishes chooses among them with its answer to ours; who watches decodes more than it says.
+            // Who watches decodes more than it says.
             let profile = spec.format.profile_level_id.map(|id| (id >> 16) as u8);
             Some(u8::from(profile.is_some() && profile == ours.profile))
         }
@@ -207,9 +211,15 @@ fn config(ours: Ours<'_>) -> RtcConfig {
     codecs.enable_opus(ours.audio, false);
     for codec in ours.video {
         match codec {
-            Codec::H264 => H264.iter().for_each(|(pt, resend, profile)| {
-                codecs.add_h264((*pt).into(), Some((*resend).into()), true, *profile);
-            }),
+            Codec::H264 => {
+                let mut add = |(pt, resend, profile): (u8, u8, u32), mode| {
+                    codecs.add_h264(pt.into(), Some(resend.into()), mode, profile);
+                };
+                H264.into_iter().for_each(|format| add(format, true));
+                if ours.way == Way::In {
+                    H264_MODE_0.into_iter().for_each(|format| add(format, false));
+                }
+            }
             Codec::Vp8 => codecs.enable_vp8(true),
             _ => {}
         }

@@ -228,11 +228,17 @@ impl Client {
             let replace = |line: &str| match line {
                 line if line.starts_with("a=ice-ufrag:") => format!("a=ice-ufrag:{ufrag}\r\n"),
                 line if line.starts_with("a=ice-pwd:") => format!("a=ice-pwd:{pwd}\r\n"),
+                // They may name the old words.
+                line if line.starts_with("a=candidate:") => String::new(),
                 line => format!("{line}\r\n"),
             };
             let sdp: String = self.answer.lines().map(replace).collect();
             self.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&sdp).unwrap()).unwrap();
             self.rtc.add_local_candidate(Candidate::host(self.socket.local_addr().unwrap(), "udp").unwrap());
+            for candidate in answer.body.lines().filter_map(|line| line.strip_prefix("a=candidate:")) {
+                let candidate = Candidate::from_sdp_string(&format!("candidate:{candidate}")).unwrap();
+                self.rtc.add_remote_candidate(candidate);
+            }
             self.etag = answer.header("etag").unwrap().to_owned();
         }
         answer

@@ -155,6 +155,9 @@ pub struct BroadcastStatus {
     /// Edge time of the last frame.
     #[serde(skip)]
     pub last_frame: Time,
+    /// Of what comes over WHIP: edge time of its beginning.
+    #[serde(skip)]
+    pub begun: Time,
 }
 
 struct Entry {
@@ -334,7 +337,7 @@ impl Broadcasts {
         let mut all = self.lock();
         if let Some(old) = all.get(name) {
             let status = &old.lock().status;
-            if !status.whip || now.saturating_since(status.last_frame) < SILENT {
+            if !status.whip || now.saturating_since(status.last_frame.max(status.begun)) < SILENT {
                 return Err(Taken);
             }
         }
@@ -343,7 +346,7 @@ impl Broadcasts {
         }
         let record = Record::new(session.to_owned());
         // It has as long to bring its first frame.
-        record.update(|status| (status.whip, status.last_frame) = (true, now));
+        record.update(|status| (status.whip, status.begun) = (true, now));
         all.insert(name.to_owned(), record.clone());
         Ok(record)
     }
@@ -438,6 +441,7 @@ mod tests {
         all.begin("bond", "b");
         assert_eq!(all.begin_whip("bond", "w", at(1_000)).err(), Some(Taken));
         let first = all.begin_whip("demo", "first", at(1_000)).unwrap();
+        assert!(!all.is_live("demo", at(1_000)), "it has brought nothing yet");
         assert_eq!(all.begin_whip("demo", "second", at(1_004)).err(), Some(Taken));
         first.update(|status| status.last_frame = at(1_003));
         assert_eq!(all.begin_whip("demo", "second", at(1_007)).err(), Some(Taken));

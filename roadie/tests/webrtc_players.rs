@@ -1,5 +1,5 @@
-//! WebRTC programs that we did not write: Chromium plays a real show over WHEP and publishes over WHIP, and so does
-//! GStreamer's `webrtcbin`.
+//! WebRTC programs that we did not write: Chromium plays a real show over WHEP and publishes over WHIP, and `aiortc`, which
+//! shares no code with it, publishes as well.
 
 mod common;
 #[path = "common/pictures.rs"]
@@ -20,7 +20,8 @@ const ENOUGH: usize = 90;
 /// A picture that is shown so late did not come over WebRTC as it should. (The bond's deadline is 400 ms.)
 const LIVE_MS: u64 = 1_000;
 
-const WEBRTC: [&str; 2] = ["--webrtc", "127.0.0.1:0"];
+/// On all interfaces: aiortc does not use loopback.
+const WEBRTC: [&str; 2] = ["--webrtc", "0.0.0.0:0"];
 
 /// A relay that serves the test's page.
 async fn edge(dir: &Dir) -> Edge {
@@ -134,11 +135,10 @@ async fn plays(edge: &Edge, name: &str, width: u64) {
     viewer.close().await;
 }
 
-/// GStreamer's `webrtcbin`, which is another implementation of WebRTC than Chromium's and ours.
-/// Debian's Python has it.
-fn gstreamer(edge: &Edge, name: &str) -> Child {
+/// A program on aiortc, in Debian's Python.
+fn aiortc(edge: &Edge, name: &str) -> Child {
     Command::new("/usr/bin/python3")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/whip_gstreamer.py"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/whip_aiortc.py"))
         .arg(edge.page(&format!("whip/{name}")))
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -147,11 +147,11 @@ fn gstreamer(edge: &Edge, name: &str) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gstreamer_publishes_over_whip_and_chromium_plays_it() {
+async fn aiortc_publishes_over_whip_and_chromium_plays_it() {
     let _stage = alone().await;
-    let dir = Dir::new("whip-gst");
+    let dir = Dir::new("whip-aiortc");
     let edge = edge(&dir).await;
-    let mut program = gstreamer(&edge, "studio/one");
+    let mut program = aiortc(&edge, "studio/one");
     edge.wait_live("studio/one").await;
     plays(&edge, "studio/one", 640).await;
     let status = edge.api().get("/api/status").await["broadcasts"]["studio/one"].clone();

@@ -60,9 +60,7 @@ pub const TEST: &[Need] = &[
     program("wireplumber", "wireplumber", "connects that camera"),
     program("dbus-daemon", "dbus-daemon", "what wireplumber talks over"),
     need("gstreamer1.0-pipewire", "captures that camera"),
-    need("gstreamer1.0-nice", "WebRTC of GStreamer, which publishes over WHIP"),
-    need("gir1.2-gst-plugins-bad-1.0", "WebRTC of GStreamer, for Python"),
-    need("python3-gst-1.0", "GStreamer for Python"),
+    need("python3-aiortc", "WebRTC in Python, which publishes over WHIP"),
 ];
 
 /// How this process may install.

@@ -1,4 +1,4 @@
-//! WebRTC for those who speak nothing else: WHIP in (RFC 9725; OBS, GStreamer, phones), WHEP out
+//! WebRTC for those who speak nothing else: WHIP in (RFC 9725; OBS, phones), WHEP out
 //! (draft-ietf-wish-whep). The codecs pass through untouched.
 //!
 //! ```text

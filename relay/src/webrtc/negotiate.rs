@@ -35,8 +35,7 @@ const H264: [(u8, u8, u32); 5] = [
     (114, 115, 0x64_001f),
 ];
 
-/// The same of publishers that name no packetization mode, as GStreamer does before it knows its stream, or that name mode
-/// 0: what they send, we can read.
+/// The same of publishers that name no packetization mode, or mode 0: what they send, we can read.
 const H264_MODE_0: [(u8, u8, u32); 3] = [(125, 107, 0x42_001f), (124, 120, 0x42_e01f), (37, 38, 0x64_001f)];
 
 /// Where the extension is, if the offer does not say another place.

@@ -16,6 +16,15 @@ use crate::keep::{KeepStatus, KeepWatch};
 /// The oldest is forgotten first.
 const TRACE_FRAMES: usize = 5_000;
 
+/// A publisher over WHIP that has brought nothing for so long has no claim to the name any more: a program that crashed
+/// comes back sooner than its dead connection is noticed.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Somebody else brings a broadcast of this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("somebody else is on the air under this name")]
+pub struct Taken;
+
 /// Without a frame for this long a broadcast is not live.
 const LIVE: Duration = Duration::from_secs(2);
 
@@ -126,6 +135,8 @@ pub struct BroadcastStatus {
     pub live: bool,
     /// It comes in over MoQ and not over a bond, from here. Its frames are not looked at, so nothing is counted.
     pub moq: Option<intake::From>,
+    /// A program brings it over WHIP, and no bond does.
+    pub whip: bool,
     /// By the bond's path number.
     pub uplinks: BTreeMap<u8, UplinkStatus>,
     /// Groups begun for viewers.
@@ -157,6 +168,9 @@ pub struct BroadcastStatus {
     /// Edge time of the last frame.
     #[serde(skip)]
     pub last_frame: Time,
+    /// Of what comes over WHIP: edge time of its beginning.
+    #[serde(skip)]
+    pub begun: Time,
 }
 
 struct Entry {
@@ -224,6 +238,11 @@ impl Record {
         status.quality = entry.worst();
         status.quality_viewers = entry.quality.len();
         status
+    }
+
+    /// Whether it comes in over WHIP.
+    pub fn is_whip(&self) -> bool {
+        self.lock().status.whip
     }
 
     /// Takes one viewer's report. Returns whether there was room for it.
@@ -344,6 +363,30 @@ impl Broadcasts {
         record
     }
 
+    /// Begins the record of a session over WHIP, unless somebody else brings a broadcast of this name.
+    pub fn begin_whip(&self, name: &str, session: &str, now: Time) -> Result<Record, Taken> {
+        let mut all = self.lock();
+        if let Some(old) = all.get(name) {
+            let status = &old.lock().status;
+            if !status.whip || now.saturating_since(status.last_frame.max(status.begun)) < SILENT {
+                return Err(Taken);
+            }
+        }
+        if self.moq.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name) {
+            return Err(Taken);
+        }
+        let record = Record::new(session.to_owned());
+        // It has as long to bring its first frame.
+        record.update(|status| (status.whip, status.begun) = (true, now));
+        all.insert(name.to_owned(), record.clone());
+        Ok(record)
+    }
+
+    /// Whether the broadcast is this session's.
+    pub fn is_session(&self, name: &str, session: &str) -> bool {
+        self.lock().get(name).is_some_and(|record| record.lock().status.session == session)
+    }
+
     /// Ends a session's record; a newer session's stays.
     pub fn end(&self, name: &str, session: &str) {
         let mut all = self.lock();
@@ -420,6 +463,25 @@ mod tests {
         assert!(all.get("demo").is_some());
         all.end("demo", "new");
         assert!(all.get("demo").is_none());
+    }
+
+    #[test]
+    fn a_name_is_taken_until_its_publisher_over_whip_has_been_silent() {
+        let all = Broadcasts::default();
+        let at = |seconds: u64| Time::from_micros(seconds * 1_000_000);
+        all.begin("bond", "b");
+        assert_eq!(all.begin_whip("bond", "w", at(1_000)).err(), Some(Taken));
+        let first = all.begin_whip("demo", "first", at(1_000)).unwrap();
+        assert!(!all.is_live("demo", at(1_000)), "it has brought nothing yet");
+        assert_eq!(all.begin_whip("demo", "second", at(1_004)).err(), Some(Taken));
+        first.update(|status| status.last_frame = at(1_003));
+        assert_eq!(all.begin_whip("demo", "second", at(1_007)).err(), Some(Taken));
+        assert!(all.begin_whip("demo", "second", at(1_008)).is_ok());
+        assert!(all.is_session("demo", "second") && !all.is_session("demo", "first"));
+        all.end("demo", "first");
+        assert!(all.is_session("demo", "second"), "the silent one ends nothing");
+        let _coming = all.come("moq", intake::From::Guest);
+        assert_eq!(all.begin_whip("moq", "w", at(1_000)).err(), Some(Taken));
     }
 
     #[test]

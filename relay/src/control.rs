@@ -223,7 +223,18 @@ pub fn check_name(name: &str) -> Result<(), String> {
     }
     if matches!(
         name.split('/').next(),
-        Some("api" | "assets" | "hls" | "metrics" | "healthz" | "readyz" | "status")
+        Some(
+            "api"
+                | "assets"
+                | "hls"
+                | "metrics"
+                | "healthz"
+                | "readyz"
+                | "status"
+                | "webrtc"
+                | "whep"
+                | "whip"
+        )
     ) {
         return Err(format!(
             "the broadcast name {name:?} begins with a word that the relay keeps for itself"

@@ -30,6 +30,7 @@ use crate::serve;
 use crate::stage::Stage;
 use crate::tls::{Current, Identity, TlsError};
 use crate::upstream::{self, Health};
+use crate::webrtc;
 use crate::window::Choice;
 
 /// Connections at once that have not yet said what they want; more are turned away. A few for each of
@@ -75,6 +76,8 @@ pub struct Settings {
     pub admission: admission::Settings,
     /// When the relay is stopped, whoever watches may stay so long.
     pub drain: Duration,
+    /// WHIP and WHEP; `None`: without.
+    pub webrtc: Option<webrtc::Settings>,
 }
 
 /// Why the edge did not start, or stopped.
@@ -154,6 +157,7 @@ pub struct Edge {
     fingerprint: String,
     upstream: Vec<Address>,
     settings: Settings,
+    webrtc: Option<(webrtc::Server, webrtc::Handle)>,
 }
 
 impl Edge {
@@ -190,6 +194,12 @@ impl Edge {
         let intake = Intake::new(origin.clone(), broadcasts.clone());
         let admission = Admission::open(settings.admission.clone(), settings.token.as_deref()).await?;
         let ingest = Ingest::new(origin.clone(), broadcasts.clone(), clock, keep, admission.clone());
+        let webrtc_stats = Arc::<webrtc::Stats>::default();
+        let webrtc = settings
+            .webrtc
+            .clone()
+            .map(|settings| webrtc::Server::new(settings, &origin, webrtc_stats.clone()))
+            .transpose()?;
         let site = Arc::new(Site {
             player,
             broadcasts,
@@ -204,6 +214,7 @@ impl Edge {
             sent: origin.lives().sent().clone(),
             keep: settings.keep.clone(),
             admission: admission.clone(),
+            webrtc: webrtc_stats,
         });
         Ok(Self {
             endpoint,
@@ -220,6 +231,7 @@ impl Edge {
             fingerprint,
             upstream: settings.upstream.clone(),
             settings,
+            webrtc,
         })
     }
 
@@ -241,6 +253,11 @@ impl Edge {
     /// The address of HTTPS, where it is served.
     pub fn https_addr(&self) -> Option<SocketAddr> {
         self.tls.as_ref().and_then(|tls| tls.local_addr().ok())
+    }
+
+    /// The UDP address of WebRTC, where it is spoken.
+    pub fn webrtc_addr(&self) -> Option<SocketAddr> {
+        self.webrtc.as_ref().and_then(|(server, _)| server.local_addr())
     }
 
     /// SHA-256 of the certificate at the start, for `roadie live --edge-fingerprint`.
@@ -284,8 +301,10 @@ impl Edge {
             viewers,
             site,
             upstream,
+            webrtc,
             ..
         } = self;
+        let (webrtc_server, webrtc_handle) = webrtc.unzip();
         let mut pulling = JoinSet::new();
         for (place, (address, health)) in upstream.into_iter().zip(&site.upstreams).enumerate() {
             pulling.spawn(upstream::pull(address, place, intake.clone(), health.clone()));
@@ -347,12 +366,26 @@ impl Edge {
         };
         let door = websocket::Door::new(origin.clone(), viewers.clone(), intake.clone(), admission.clone());
         let upgrades = axum::middleware::from_fn_with_state(door, websocket::upgrade);
-        let router = http::counted(http::router(site.clone()).layer(upgrades), site.clone());
+        let offers = webrtc::Door {
+            handle: webrtc_handle.clone(),
+            origin: origin.clone(),
+            broadcasts: site.broadcasts.clone(),
+            clock: site.clock,
+            admission: admission.clone(),
+        };
+        let router = http::router(site.clone()).layer(upgrades).merge(webrtc::router(offers));
+        let router = http::counted(router, site.clone());
         let places = serve::places();
         let http = serve::serve(listener, router.clone(), places.clone(), counters.clone());
         let https = async {
             match tls {
                 Some(tls) => serve::serve(tls, router.clone(), places, counters.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let webrtc = async {
+            match webrtc_server {
+                Some(server) => server.run().await,
                 None => std::future::pending().await,
             }
         };
@@ -369,6 +402,9 @@ impl Edge {
             }
             endpoint.set_server_config(None);
             ingest.stop(KEEP_PATIENCE).await;
+            if let Some(webrtc) = webrtc_handle {
+                webrtc.stop().await;
+            }
             endpoint.close(Close::Stopped.into(), b"the edge is being stopped");
             viewers.drain.end();
             // The last packets are on their way.
@@ -379,6 +415,7 @@ impl Edge {
             never = http => match never {},
             never = https => match never {},
             () = current.follow(certificate) => Ok(()),
+            () = webrtc => Ok(()),
             () = stopped => Ok(()),
         }
     }

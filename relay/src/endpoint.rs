@@ -91,7 +91,7 @@ pub(crate) fn transport(choice: &Choice) -> Arc<quinn::TransportConfig> {
 /// Socket buffers for bursts: keyframes to many viewers go out at once.
 const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
 
-fn udp_socket(addr: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+pub(crate) fn udp_socket(addr: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {

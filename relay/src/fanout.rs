@@ -30,11 +30,13 @@ mod live;
 mod polled;
 mod pump;
 mod session;
+mod tap;
 #[cfg(test)]
 mod tests;
 pub mod websocket;
 
 pub(crate) use live::{Lives, Writer};
+pub(crate) use tap::{Shelf, Tap, Unit};
 
 /// Whoever is refused has so long to hear of it.
 const REFUSED: Duration = Duration::from_secs(2);

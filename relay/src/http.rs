@@ -28,6 +28,7 @@ use crate::hls::{self, Hls};
 use crate::metrics;
 use crate::tls::Current;
 use crate::upstream::Health;
+use crate::webrtc;
 
 /// The player's files are held in memory; one larger than this is not part of a player.
 const MAX_ASSET: u64 = 4 * 1024 * 1024;
@@ -108,6 +109,8 @@ pub struct Site {
     pub keep: Option<PathBuf>,
     /// Who may know of which broadcast.
     pub admission: Admission,
+    /// What happens in WebRTC sessions.
+    pub webrtc: Arc<webrtc::Stats>,
 }
 
 /// All routes.
@@ -152,6 +155,7 @@ async fn count(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
         "/metrics" => "metrics",
         "/healthz" | "/readyz" => "health",
         path if path.starts_with("/hls/") => "hls",
+        path if ["/whip/", "/whep/", "/webrtc/"].iter().any(|start| path.starts_with(start)) => "webrtc",
         path if path.starts_with("/api/") => "api",
         path if path.starts_with("/assets/") || path.starts_with("/status/") => "asset",
         _ => "page",

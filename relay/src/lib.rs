@@ -1,5 +1,5 @@
 //! One program with two places to stand. At the edge it receives bonds ([`ingest`]), keeps the
-//! broadcasts ([`origin`], and on disk [`keep`]) and serves viewers ([`fanout`], [`hls`], [`http`]); at the venue it sends
+//! broadcasts ([`origin`], and on disk [`keep`]) and serves viewers ([`fanout`], [`hls`], [`webrtc`], [`http`]); at the venue it sends
 //! over a bond ([`venue`], [`uplink`]), and serves the room itself ([`stage`]). Who may come in is decided in [`admission`]. What the bond lost on the way is
 //! healed afterwards ([`backfill`]). Links no
 //! GStreamer.
@@ -36,4 +36,5 @@ mod udp;
 pub mod uplink;
 pub mod upstream;
 pub mod venue;
+pub mod webrtc;
 mod window;

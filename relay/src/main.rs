@@ -44,6 +44,9 @@ async fn run() -> anyhow::Result<()> {
     if let Some(addr) = edge.https_addr() {
         println!("page on https://localhost:{}/NAME", addr.port());
     }
+    if let Some(addr) = edge.webrtc_addr() {
+        println!("WebRTC on {addr} (UDP)");
+    }
     if anyone {
         tracing::warn!("neither --token nor --auth: anybody who reaches this relay may publish");
     }

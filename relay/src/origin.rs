@@ -126,6 +126,16 @@ impl Publication {
         Ok(written)
     }
 
+    /// Resolves when a viewer that has lost something needs a keyframe before the next group.
+    pub async fn keyframe_wanted(&self) {
+        self.live.keyframe_wanted().await;
+    }
+
+    /// Whether one has needed it since this was last asked.
+    pub fn is_keyframe_wanted(&self) -> bool {
+        self.live.is_keyframe_wanted()
+    }
+
     /// Notes that frames of a group are lost for good: what follows them in the group cannot be
     /// decoded. Returns whether a keyframe is needed to go on.
     pub fn lost(&mut self, track: TrackId, group: u64) -> bool {

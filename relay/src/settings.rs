@@ -1,6 +1,6 @@
 //! The relay's command line and settings file: raw words first, checked settings after.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 use crate::dial::{Address, DialError};
-use crate::{admission, edge};
+use crate::{admission, edge, webrtc};
 
 /// The relay at the edge: takes in a show over bonded uplinks and serves it to browsers.
 ///
@@ -86,6 +86,27 @@ pub struct Raw {
     #[arg(long, value_name = "PATH")]
     pub public: Vec<String>,
 
+    /// UDP address for WebRTC: WHIP in at /whip/NAME, WHEP out at /whep/NAME of --http and --https [default: none]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub webrtc: Option<SocketAddr>,
+
+    /// With --webrtc: the address by which clients reach this relay; repeat it for further ones [default: those of the
+    /// interfaces]
+    #[arg(long, value_name = "IP")]
+    pub webrtc_address: Vec<IpAddr>,
+
+    /// With --webrtc: a TURN server that clients may use to get here, such as turn:turn.example.net:3478?transport=udp
+    #[arg(long, value_name = "URL")]
+    pub turn: Option<String>,
+
+    /// With --turn: the user name there
+    #[arg(long, value_name = "NAME")]
+    pub turn_username: Option<String>,
+
+    /// With --turn: the password there; clients are told it
+    #[arg(long, value_name = "WORD", env = "ROADIE_TURN_CREDENTIAL", hide_env_values = true)]
+    pub turn_credential: Option<String>,
+
     /// Connections that one address may have at once (UDP) [default: 1500]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<u32>,
@@ -153,6 +174,9 @@ pub enum SettingsError {
     /// What is said of tickets.
     #[error(transparent)]
     Admission(#[from] admission::SettingsError),
+    /// What is said of WebRTC.
+    #[error(transparent)]
+    WebRtc(#[from] webrtc::SettingsError),
 }
 
 /// Reads a TOML file into raw settings.
@@ -210,8 +234,17 @@ impl Raw {
             Some(seconds) => Duration::from_secs(seconds),
             None => DRAIN,
         };
+        let addresses = self.webrtc_address;
+        let webrtc = webrtc::Settings::check(webrtc::RawSettings {
+            listen: self.webrtc.or(file.webrtc),
+            addresses: if addresses.is_empty() { file.webrtc_address } else { addresses },
+            turn: self.turn.or(file.turn),
+            username: self.turn_username.or(file.turn_username),
+            credential: self.turn_credential.or(file.turn_credential),
+        })?;
         Ok(edge::Settings {
             drain,
+            webrtc,
             admission: admission::Settings::check(&auth, &public, max_connections)?,
             listen: self.listen.or(file.listen).unwrap_or_else(|| any(4443)),
             http: self.http.or(file.http).unwrap_or_else(|| any(8080)),
@@ -299,6 +332,35 @@ mod tests {
         assert!(check(&["a.example"], &[]).unwrap_err().starts_with("--upstream: \"a.example\""));
         assert!(check(&["https://a.example"], &["12"]).unwrap_err().contains("64 hexadecimal digits"));
         assert!(check(&[], &[&"0".repeat(64)]).unwrap_err().contains("--upstream-fingerprint"));
+    }
+
+    #[test]
+    fn webrtc_is_checked() {
+        let check = |words: &[&str]| {
+            let words = ["roadie-relay"].iter().chain(words);
+            let checked = Raw::parse_from(words).check().map_err(|error| error.to_string());
+            checked
+                .map(|settings| settings.webrtc.map(|webrtc| (webrtc.addresses.len(), webrtc.turn.is_some())))
+        };
+        assert_eq!(check(&[]), Ok(None));
+        let on = ["--webrtc", "[::]:8189"];
+        let with = |more: &[&'static str]| check(&[&on[..], more].concat());
+        assert_eq!(with(&[]), Ok(Some((0, false))));
+        assert_eq!(
+            with(&["--webrtc-address", "192.0.2.1", "--webrtc-address", "2001:db8::1"]),
+            Ok(Some((2, false)))
+        );
+        let turn = ["--turn", "turns:t.example:5349"];
+        assert_eq!(with(&turn), Ok(Some((0, true))));
+        let login = ["--turn", "turn:t.example", "--turn-username", "me", "--turn-credential", "secret"];
+        assert_eq!(with(&login), Ok(Some((0, true))));
+        assert!(check(&["--webrtc-address", "192.0.2.1"]).unwrap_err().contains("without --webrtc"));
+        assert!(check(&turn).unwrap_err().contains("without --webrtc"));
+        assert!(with(&["--webrtc-address", "0.0.0.0"]).unwrap_err().contains("0.0.0.0"));
+        assert!(with(&["--turn", "https://t.example"]).unwrap_err().contains("should be like turn:"));
+        assert!(with(&["--turn", "turn:a>b"]).unwrap_err().contains("should be like turn:"));
+        assert!(with(&["--turn", "turn:t", "--turn-username", "me"]).unwrap_err().contains("go together"));
+        assert!(with(&["--turn", "turn:t", "--turn-username", "m\"e"]).unwrap_err().contains("HTTP header"));
     }
 
     #[test]

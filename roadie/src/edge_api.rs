@@ -1,5 +1,6 @@
 //! The few questions that the demo asks the edge over HTTP.
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -25,12 +26,19 @@ impl EdgeApi {
 
     /// An answer in JSON; `Null` when there is none, such as while the relay is away.
     pub async fn get(&self, path: &str) -> Value {
-        let Ok(uri) = format!("http://127.0.0.1:{}{path}", self.port).parse() else { return Value::Null };
-        let Ok(response) = self.client.get(uri).await else { return Value::Null };
-        match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
-            Ok(body) => serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null),
-            Err(_) => Value::Null,
-        }
+        serde_json::from_slice(&self.bytes(path).await).unwrap_or(Value::Null)
+    }
+
+    /// An answer in words; empty when there is none.
+    pub async fn text(&self, path: &str) -> String {
+        String::from_utf8_lossy(&self.bytes(path).await).into_owned()
+    }
+
+    async fn bytes(&self, path: &str) -> Bytes {
+        let Ok(uri) = format!("http://127.0.0.1:{}{path}", self.port).parse() else { return Bytes::new() };
+        let Ok(response) = self.client.get(uri).await else { return Bytes::new() };
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        body.map(|body| body.to_bytes()).unwrap_or_default()
     }
 
     /// Frames that passed the edge, from number `from` on.

@@ -107,6 +107,7 @@ impl Wish {
             token: Some(random_name().to_string()),
             admission: admission::Settings::check(&[], &[], None)?,
             drain: Duration::ZERO,
+            webrtc: None,
         };
         Ok(Some(Settings { edge, name }))
     }

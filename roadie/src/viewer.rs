@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 const START: Duration = Duration::from_secs(30);
 
 /// What headless Chromium needs on a machine with loopback only, without a GPU and as root.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 11] = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -26,6 +26,8 @@ const FLAGS: [&str; 9] = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
     "--window-size=1280,860",
+    "--allow-loopback-in-peer-connection",
+    "--disable-features=WebRtcHideLocalIpsWithMdns",
 ];
 
 /// A browser with one page.

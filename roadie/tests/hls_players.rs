@@ -1,13 +1,14 @@
 //! Players of HLS that we did not write play a real show from the relay: FFmpeg, GStreamer, hls.js in Chromium.
 
 mod common;
+#[path = "common/pictures.rs"]
+mod pictures;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use common::{Dir, Edge, PATIENCE, alone, live, live_with, until, uplinks};
-use media::Time;
-use media::mark;
+use pictures::{Picture, fresh};
 use roadie::emulator::Emulator;
 use roadie::viewer::Viewer;
 use serde_json::Value;
@@ -107,6 +108,7 @@ async fn watch(dir: &Dir, name: &str) -> (Edge, Viewer) {
     std::fs::create_dir_all(page.join("assets")).unwrap();
     std::fs::write(page.join("index.html"), include_str!("hls_js/index.html")).unwrap();
     std::fs::copy(hls_js(), page.join("assets/hls.min.js")).unwrap();
+    std::fs::write(page.join("assets/marks.js"), include_str!("marks.js")).unwrap();
     let edge = Edge::with_page(dir, page).await;
     let viewer = Viewer::start().await.unwrap();
     viewer.open(&edge.page(name)).await.unwrap();
@@ -119,7 +121,7 @@ async fn live_pictures(viewer: &Viewer, what: &str) -> (Vec<Picture>, Value) {
     until(what, async || {
         last = viewer.run("return take()").await.unwrap();
         pictures.extend(last["pictures"].as_array().unwrap().iter().map(Picture::read));
-        fresh(&pictures) >= ENOUGH
+        fresh(&pictures, LIVE_MS) >= ENOUGH
     })
     .await;
     let late: Vec<u64> = pictures.iter().filter_map(|picture| picture.late_ms).collect();
@@ -127,7 +129,7 @@ async fn live_pictures(viewer: &Viewer, what: &str) -> (Vec<Picture>, Value) {
         "{what}: {} pictures, {} of them with a mark, {} live; late by {:?} to {:?} ms; hls.js says {} s and aims at {} s",
         pictures.len(),
         late.len(),
-        fresh(&pictures),
+        fresh(&pictures, LIVE_MS),
         late.iter().min(),
         late.iter().max(),
         last["latency_s"],
@@ -233,25 +235,4 @@ async fn hls_js_goes_on_when_the_picture_changes_its_size() {
     let errors = last["errors"].as_array().unwrap();
     println!("errors on the way: {errors:?}");
     assert!(!errors.iter().any(|error| error["fatal"] == true), "{errors:?}");
-}
-
-/// What the mark in a picture says.
-struct Picture {
-    counter: Option<u16>,
-    late_ms: Option<u64>,
-}
-
-impl Picture {
-    fn read(picture: &Value) -> Self {
-        let cells: Vec<u8> =
-            picture["cells"].as_array().unwrap().iter().map(|cell| cell.as_u64().unwrap() as u8).collect();
-        let mark = mark::read(|x, y| cells[y / mark::CELL * mark::COLUMNS + x / mark::CELL]);
-        let now = Time::from_millis(picture["time_ms"].as_u64().unwrap());
-        let late = |mark: mark::Mark| now.saturating_since(mark.capture_time(now)).as_millis() as u64;
-        Self { counter: mark.map(|mark| mark.counter), late_ms: mark.map(late) }
-    }
-}
-
-fn fresh(pictures: &[Picture]) -> usize {
-    pictures.iter().filter(|picture| picture.late_ms.is_some_and(|late| late < LIVE_MS)).count()
 }

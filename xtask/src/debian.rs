@@ -61,6 +61,7 @@ pub const TEST: &[Need] = &[
     program("firefox-esr", "firefox-esr", "another browser that watches without a screen"),
     program("dbus-daemon", "dbus-daemon", "what wireplumber talks over"),
     need("gstreamer1.0-pipewire", "captures that camera"),
+    need("python3-aiortc", "WebRTC in Python, which publishes over WHIP"),
 ];
 
 /// How this process may install.

@@ -48,7 +48,7 @@ impl Frame {
     }
 
     /// What is in it.
-    fn payload(&self) -> Bytes {
+    pub fn payload(&self) -> Bytes {
         let mut bytes = self.bytes.slice(usize::from(self.time)..);
         // Its length is in front.
         let _ = varint::get(&mut bytes);
@@ -162,6 +162,12 @@ pub(super) struct Live {
     refused: AtomicBool,
     /// What all viewers of this relay were sent.
     pub sent: Arc<Sent>,
+    /// Who reads it otherwise than over MoQ ([`super::tap`]).
+    pub taps: AtomicUsize,
+    /// Who reads so is told here that there is something new.
+    pub tapped: Arc<Notify>,
+    /// Somebody needs a keyframe before the next group.
+    pub keyframe: Notify,
 }
 
 impl Live {
@@ -206,10 +212,14 @@ impl Live {
     }
 
     fn viewers(&self) -> usize {
-        self.shards.iter().map(|shard| shard.here.load(Ordering::Relaxed)).sum()
+        let subscribed: usize = self.shards.iter().map(|shard| shard.here.load(Ordering::Relaxed)).sum();
+        subscribed + self.taps.load(Ordering::Relaxed)
     }
 
     fn wake(&self) {
+        if self.taps.load(Ordering::Relaxed) > 0 {
+            self.tapped.notify_one();
+        }
         for shard in self.shards.iter().filter(|shard| shard.here.load(Ordering::Relaxed) > 0) {
             shard.wake.notify_one();
         }
@@ -273,6 +283,17 @@ impl Writer {
         self.live.viewers()
     }
 
+    /// Resolves when somebody who watches needs a keyframe.
+    pub async fn keyframe_wanted(&self) {
+        self.live.keyframe.notified().await;
+    }
+
+    /// Whether somebody who watches has needed a keyframe since this was last asked.
+    pub fn is_keyframe_wanted(&self) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        std::pin::pin!(self.live.keyframe.notified()).poll(&mut cx).is_ready()
+    }
+
     fn change(&self, track: usize, sequence: u64, change: impl FnOnce(&mut Group)) {
         if let Some(track) = self.live.tracks.get(track) {
             // One that is too old is not there any more.
@@ -290,6 +311,7 @@ impl Drop for Writer {
         self.live.ended.store(true, Ordering::Release);
         // Those without a viewer end, too.
         self.live.shards.iter().for_each(|shard| shard.wake.notify_one());
+        self.live.tapped.notify_one();
         let mut all = self.all.lock();
         if all.get(&self.name).is_some_and(|live| Arc::ptr_eq(live, &self.live)) {
             all.remove(&self.name);
@@ -311,6 +333,7 @@ enum Name {
 pub(crate) struct Lives {
     all: Arc<Mutex<HashMap<Name, Arc<Live>>>>,
     sent: Arc<Sent>,
+    tapped: Arc<Notify>,
 }
 
 impl Lives {
@@ -321,6 +344,11 @@ impl Lives {
     /// What viewers were sent.
     pub fn sent(&self) -> &Arc<Sent> {
         &self.sent
+    }
+
+    /// Is notified whenever something that is tapped has changed. One task at a time may wait for it.
+    pub fn tapped(&self) -> &Arc<Notify> {
+        &self.tapped
     }
 
     /// Subscriptions that are served now.
@@ -364,6 +392,9 @@ impl Lives {
             ended: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             sent: self.sent.clone(),
+            taps: AtomicUsize::new(0),
+            tapped: self.tapped.clone(),
+            keyframe: Notify::new(),
         });
         for shard in &live.shards {
             tokio::spawn(pump::run(live.clone(), shard.clone()));

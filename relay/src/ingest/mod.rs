@@ -307,6 +307,9 @@ impl Ingest {
         } else if sessions.len() >= MAX_SESSIONS {
             return Err(format!("this edge has {MAX_SESSIONS} shows on the air, and takes no more"));
         }
+        if self.broadcasts.get(&hello.broadcast).is_some_and(|record| record.is_whip()) {
+            return Err("a program brings this show over WHIP: it has to end first".into());
+        }
         let sync = !hello.sync.is_empty();
         let publication = (!sync).then(|| self.publish(&hello.broadcast, &hello.catalog)).transpose()?;
         let record = self.broadcasts.begin(&hello.broadcast, &hello.session);

@@ -26,6 +26,10 @@ const SESSION_LINGER: Duration = Duration::from_secs(30);
 /// Keyframes are asked for at most this often: one takes a round trip and an encode to come.
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
 
+/// And for viewers who have lost something on their own way at most this often: each of them would ask, and all of them
+/// pay for it.
+const VIEWERS_KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often is looked whether the viewers fare otherwise than the venue was told.
 const AUDIENCE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -58,6 +62,14 @@ pub(super) enum Event {
 async fn woken(keeper: Option<&Keeper>) {
     match keeper {
         Some(keeper) => keeper.woken().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when a viewer needs a keyframe.
+async fn wanted(publication: Option<&Publication>) {
+    match publication {
+        Some(publication) => publication.keyframe_wanted().await,
         None => std::future::pending().await,
     }
 }
@@ -132,12 +144,17 @@ impl SessionTask {
             let linger = self.empty_since.map(|since| since + SESSION_LINGER);
             let wake = [self.receiver.poll_timeout(), linger].into_iter().flatten().min();
             let wake = wake.unwrap_or_else(|| self.clock.now() + SESSION_LINGER);
+            let mut keyframe = false;
             tokio::select! {
                 count = queue.recv_many(&mut batch, BATCH) => if count == 0 { return },
                 () = woken(self.keeper.as_ref()) => {}
+                () = wanted(self.publication.as_ref()) => keyframe = true,
                 () = tokio::time::sleep_until(self.clock.instant(wake).into()) => {}
             }
             let now = self.clock.now();
+            if keyframe && now.saturating_since(self.keyframe_asked) >= VIEWERS_KEYFRAME_INTERVAL {
+                self.ask_for_keyframe(now);
+            }
             for event in batch.drain(..) {
                 if matches!(event, Event::End) {
                     return;

@@ -6,6 +6,7 @@
 
 mod process;
 mod text;
+mod webrtc;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub(crate) fn collect(site: &Site, broadcasts: &BTreeMap<String, BroadcastStatus
         relay(&mut text, site, broadcasts);
         doors(&mut text, site);
         traffic(&mut text, site);
+        webrtc::write(&mut text, &site.webrtc);
         process::write(&mut text);
     }
     let bonds = broadcasts.iter().filter(|(_, status)| status.moq.is_none());

@@ -40,6 +40,7 @@ pub fn edge_settings(dir: &Dir, token: Option<&str>) -> edge::Settings {
         token: token.map(str::to_owned),
         admission: relay::admission::Settings::default(),
         drain: Duration::ZERO,
+        webrtc: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! A show with pictures and sound and a recording in memory, for tests of backfill.
 
+#![allow(dead_code)] // Each test binary uses its own part.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

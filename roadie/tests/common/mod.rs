@@ -93,7 +93,12 @@ impl Edge {
 
     /// With a page that is not ours.
     pub async fn with_page(dir: &Dir, page: PathBuf) -> Self {
-        Self::spawn(dir, 0, 0, Some(page), None, &[]).await
+        Self::with_page_and(dir, page, &[]).await
+    }
+
+    /// With a page that is not ours, and with more flags.
+    pub async fn with_page_and(dir: &Dir, page: PathBuf, flags: &[&str]) -> Self {
+        Self::spawn(dir, 0, 0, Some(page), None, flags).await
     }
 
     /// Without a page, and with a copy of each show in a folder.
@@ -127,6 +132,8 @@ impl Edge {
         let quic = next().await;
         let http = next().await;
         let fingerprint = next().await;
+        // What it says besides has somebody to hear it.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let quic: SocketAddr = quic.split(' ').nth(2).unwrap().parse().unwrap();
         Self {
             child,

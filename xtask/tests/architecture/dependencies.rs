@@ -53,6 +53,7 @@ const MEASURES: &str = "roadie-benches";
 const HOMES: &[(&str, &str)] = &[
     ("gstreamer", "roadie-encoder"),
     ("webrtc", "roadie-relay"),
+    ("str0m", "roadie-relay"),
     ("moq-", "roadie-relay"),
     ("web-transport", "roadie-relay"),
     ("quinn", "roadie-relay"),
@@ -76,6 +77,7 @@ const IMPURE: &[&str] = &[
     "rustls",
     "moq-",
     "webrtc",
+    "str0m",
     "axum",
     "hyper",
     "reqwest",

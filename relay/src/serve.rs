@@ -128,7 +128,7 @@ mod tests {
     async fn who_says_nothing_or_says_it_letter_by_letter_is_sent_away() {
         let house = House::open(100);
         let silent = house.call().await;
-        let (mut hand, slow) = tokio::io::split(house.call().await);
+        let (slow, mut hand) = tokio::io::split(house.call().await);
         let writing = tokio::spawn(async move {
             let mut letters = 0;
             for letter in b"GET / HTTP/1.1\r\n".iter().chain(std::iter::repeat(&b'a')) {

@@ -215,6 +215,7 @@ impl Edge {
             keep: settings.keep.clone(),
             admission: admission.clone(),
             webrtc: webrtc_stats,
+            whep: webrtc.is_some(),
         });
         Ok(Self {
             endpoint,

@@ -111,6 +111,8 @@ pub struct Site {
     pub admission: Admission,
     /// What happens in WebRTC sessions.
     pub webrtc: Arc<webrtc::Stats>,
+    /// Whether it is spoken.
+    pub whep: bool,
 }
 
 /// All routes.
@@ -243,6 +245,7 @@ async fn config(State(site): State<Arc<Site>>, request: Request) -> Json<serde_j
     Json(json!({
         "webtransport": format!("https://{name}:{}/", site.webtransport_port),
         "certificate_hash": site.certificate_hash,
+        "whep": site.whep,
     }))
 }
 

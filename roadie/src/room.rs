@@ -12,7 +12,7 @@ use relay::clock::Clock;
 use relay::edge::{self, Edge, EdgeError};
 use relay::random::random_name;
 use relay::stage::{Stage, Watch};
-use relay::{admission, settings, uplink};
+use relay::{admission, settings, uplink, webrtc};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -29,7 +29,7 @@ const DEFAULT_HTTP: &str = "[::]:8080";
 pub struct Wish {
     /// TCP for HTTPS and UDP for QUIC; `None`: no room.
     pub room: Option<SocketAddr>,
-    /// TCP for HTTP.
+    /// TCP for HTTP, and UDP for WebRTC.
     pub http: Option<SocketAddr>,
     /// In the link.
     pub name: Option<String>,
@@ -94,10 +94,11 @@ impl Wish {
         )?;
         let state =
             std::env::home_dir().context("--room has no home directory to keep its certificate in")?;
+        let http = http.map_or_else(|| DEFAULT_HTTP.parse(), Ok)?;
         let edge = edge::Settings {
             listen,
             https: Some(listen),
-            http: http.map_or_else(|| DEFAULT_HTTP.parse(), Ok)?,
+            http,
             certificate,
             state: state.join(".local/state/roadie-room"),
             player: Some(player),
@@ -107,7 +108,11 @@ impl Wish {
             token: Some(random_name().to_string()),
             admission: admission::Settings::check(&[], &[], None)?,
             drain: Duration::ZERO,
-            webrtc: None,
+            // Browsers without WebCodecs have it from there, and so has any at the plain address.
+            webrtc: webrtc::Settings::check(webrtc::RawSettings {
+                listen: Some(http),
+                ..Default::default()
+            })?,
         };
         Ok(Some(Settings { edge, name }))
     }
@@ -144,7 +149,10 @@ impl Room {
             None => hosts(uplink::addresses()),
         };
         let room = hosts.iter().map(|host| format!("https://{host}:{port}/{broadcast}")).collect();
-        Links { here, room }
+        let others = |addr: &SocketAddr| !addr.ip().is_loopback();
+        let plain = self.edge.http_addr().filter(others).zip(hosts.first());
+        let plain = plain.map(|(addr, host)| format!("http://{host}:{}/{broadcast}", addr.port()));
+        Links { here, room, plain }
     }
 
     /// Serves until [`Serving::stop`]. The stage takes the show's frames, which have their times by `clock`.
@@ -195,7 +203,7 @@ impl Serving {
 fn by_our_flags(error: EdgeError) -> anyhow::Error {
     match error {
         EdgeError::Listen { protocol, addr, option, source } => {
-            let option = if option == "--http" { "--room-http" } else { "--room" };
+            let option = if ["--http", "--webrtc"].contains(&option) { "--room-http" } else { "--room" };
             EdgeError::Listen { protocol, addr, option, source }.into()
         }
         other => other.into(),
@@ -209,6 +217,8 @@ pub struct Links {
     pub here: Option<String>,
     /// In the venue's network, the likeliest first.
     pub room: Vec<String>,
+    /// There, over HTTP: of our own certificate browsers warn.
+    pub plain: Option<String>,
 }
 
 impl Links {
@@ -229,6 +239,9 @@ impl Links {
                 lines.push(line);
             }
         }
+        lines.extend(
+            self.plain.as_ref().map(|plain| format!("Without a browser's warning, by WebRTC: {plain}")),
+        );
         lines.extend(self.here.as_ref().map(|here| format!("On this laptop: {here}")));
         lines
     }
@@ -290,11 +303,12 @@ mod tests {
             lines,
             [
                 "In the room: https://192.168.1.20:8443/tour/london  or https://10.0.0.7:8443/tour/london",
+                "Without a browser's warning, by WebRTC: http://192.168.1.20:8080/tour/london",
                 "On this laptop: http://localhost:8080/tour/london"
             ]
         );
         let with_code = links.words(true);
-        let code = &with_code[..with_code.len() - 2];
+        let code = &with_code[..with_code.len() - 3];
         assert!(code.len() > 15 && code.iter().all(|line| line.chars().count() == code[0].chars().count()));
         links.room.clear();
         assert!(links.words(true)[0].contains("no network"));

@@ -2,10 +2,13 @@
 //! WebTransport, and by WebSocket where no UDP gets through.
 
 mod common;
+#[path = "common/pictures.rs"]
+mod pictures;
 
 use std::process::Stdio;
 
 use common::{Dir, alone, marks, painted, player_dir, roadie, until};
+use pictures::{Picture, fresh};
 use roadie::edge_api::EdgeApi;
 use roadie::viewer::Viewer;
 use serde_json::Value;
@@ -14,6 +17,9 @@ use tokio::process::{Child, ChildStdout, Command};
 
 /// Pictures painted with their marks before the test believes it.
 const ENOUGH: usize = 60;
+
+/// A picture that is shown so late did not come over WebRTC as it should.
+const LIVE_MS: u64 = 1_000;
 
 /// A `roadie live` that speaks JSON.
 struct Live {
@@ -93,10 +99,12 @@ async fn the_room_sees_the_show_though_no_uplink_leads_anywhere() {
         let way = viewer.run("return (await roadie.stats()).transport").await.unwrap();
         assert_eq!(way, transport, "{page}");
     }
+    by_whep(&viewer, &format!("{here}?transport=whep")).await;
+
     viewer.open(&format!("{here}?transport=pigeon")).await.unwrap();
     until("the page to say what it cannot", async || {
         let words = viewer.run("return document.getElementById('message').textContent").await.unwrap();
-        words.as_str().unwrap().contains("transport=pigeon, but there are webtransport and websocket only")
+        words.as_str().unwrap().contains("transport=pigeon, but there are webtransport, websocket, whep only")
     })
     .await;
     viewer.open(&format!("{here}?probe=1")).await.unwrap();
@@ -121,4 +129,46 @@ async fn the_room_sees_the_show_though_no_uplink_leads_anywhere() {
     assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
     live.next("end").await;
     assert!(live.child.wait().await.unwrap().success());
+}
+
+/// The page in a browser that cannot do what the player needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_without_webcodecs_plays_the_show_by_whep() {
+    let _stage = alone().await;
+    let dir = Dir::new("whep-page");
+    let player = player_dir();
+    let flags = ["--room=127.0.0.1:0", "--room-http=0.0.0.0:0", "--player", player.to_str().unwrap()];
+    let mut live = Live::start(&dir, "https://127.0.0.1:9/party", &flags);
+    let here = live.next("room").await["here"].as_str().unwrap().to_owned();
+    let viewer = Viewer::start().await.unwrap();
+    viewer.run_before_page("delete window.VideoDecoder").await.unwrap();
+    by_whep(&viewer, &here).await;
+    viewer.open(&format!("{here}?transport=webtransport")).await.unwrap();
+    until("the page to say what is missing", async || {
+        let words = viewer.run("return document.getElementById('message').textContent").await.unwrap();
+        words.as_str().unwrap().contains("it lacks the video decoder of WebCodecs")
+    })
+    .await;
+    viewer.close().await;
+}
+
+/// Opens a page that plays by WHEP, and reads the pictures of its video.
+async fn by_whep(viewer: &Viewer, page: &str) {
+    viewer.open(page).await.unwrap();
+    let watch = concat!(
+        include_str!("marks.js"),
+        "window.seen = []; watchMarks(document.getElementById('video'), picture => seen.push(picture));"
+    );
+    viewer.run(watch).await.unwrap();
+    let mut pictures = Vec::new();
+    until("live pictures by WHEP", async || {
+        let seen = viewer.run("return seen.splice(0)").await.unwrap();
+        pictures.extend(seen.as_array().unwrap().iter().map(Picture::read));
+        fresh(&pictures, LIVE_MS) > ENOUGH
+    })
+    .await;
+    let stats = viewer.run("return await roadie.stats()").await.unwrap();
+    assert_eq!((&stats["transport"], &stats["state"]), (&"whep".into(), &"playing".into()), "{stats}");
+    let message = viewer.run("return document.getElementById('message').textContent").await.unwrap();
+    assert_eq!(message, "", "nothing lies on the picture");
 }

@@ -52,6 +52,7 @@ impl Stage {
             token: None,
             admission: Default::default(),
             drain: Duration::ZERO,
+            webrtc: None,
         };
         let edge = Edge::new(settings).await?;
         let quic = edge.quic_addr().context("the edge has no UDP port")?;

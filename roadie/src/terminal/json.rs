@@ -72,7 +72,7 @@ pub fn note(words: &str) -> Value {
 
 /// Where the room finds the show.
 pub fn room(links: &Links) -> Value {
-    json!({ "type": "room", "links": links.room, "here": links.here })
+    json!({ "type": "room", "links": links.room, "plain": links.plain, "here": links.here })
 }
 
 /// The last line.

@@ -178,6 +178,7 @@ fn edge_settings(state: PathBuf) -> edge::Settings {
         token: None,
         admission: Default::default(),
         drain: Duration::ZERO,
+        webrtc: None,
     }
 }
 

@@ -43,12 +43,12 @@ function missing() {
   return lacks;
 }
 
-const WAYS = ["webtransport", "websocket", "whep"];
+const WAYS = ["webtransport", "websocket", "whep", "hls"];
 const lacks = missing();
 if (transport && !WAYS.includes(transport)) {
   cannot(`This page's address asks for transport=${transport}, but there are ${WAYS.join(", ")} only.`);
-} else if (transport === "whep" || (!transport && lacks.length > 0)) {
-  startWhep();
+} else if (transport === "whep" || transport === "hls" || (!transport && lacks.length > 0)) {
+  startByBrowser();
 } else if (lacks.length > 0) {
   cannot(lacking());
 } else {
@@ -70,30 +70,35 @@ function cannot(message) {
   };
 }
 
-// By WebRTC, where the relay speaks it. `otherwise`: what to say where it does not.
-async function startWhep(otherwise) {
+// By what the browser can do itself: WebRTC where the relay speaks it, else HLS. `otherwise`: what to say where neither is.
+async function startByBrowser(otherwise) {
   const config = await fetch("/api/config", { cache: "no-store" }).then((answer) => answer.json()).catch(() => ({}));
-  if (!("RTCPeerConnection" in window)) {
-    cannot(otherwise ?? `${lacking()} It has no WebRTC either.`);
-  } else if (!config.whep) {
-    cannot(otherwise ?? (lacks.length > 0 ? lacking() : "This relay does not speak WebRTC."));
-  } else {
+  const video = $("video");
+  const { Hls } = await import("/assets/hls.js");
+  const whep = config.whep && "RTCPeerConnection" in window;
+  let player;
+  if (whep && transport !== "hls") {
     const { Whep } = await import("/assets/whep.js");
-    const video = $("video");
-    $("picture").hidden = true;
-    video.hidden = false;
-    const whep = new Whep({ name, ticket, video, tell: showState });
-    window.roadie = { stats: async () => whep.stats(), takeTrace: async () => [], takeTicks: async () => [] };
-    soundOf(video);
-    setInterval(() => {
-      const { state, height, frames, stalls } = whep.stats();
-      if (state !== "playing") return;
-      $("live").dataset.live = "true";
-      $("latency").textContent = "Live";
-      $("stats").textContent = `${height}p · ${frames.painted} pictures · ${stalls} stalls · WebRTC`;
-    }, 500);
-    fullScreen();
+    player = new Whep({ name, ticket, video, tell: showState });
+  } else if (transport !== "whep" && Hls.isHere(video)) {
+    player = new Hls({ name, ticket, video, tell: showState });
+  } else {
+    const nor = transport === "hls" ? "This browser does not play HLS by itself." : "There is no WebRTC between this browser and the relay.";
+    cannot(otherwise ?? (lacks.length > 0 && !transport ? lacking() : nor));
+    return;
   }
+  $("picture").hidden = true;
+  video.hidden = false;
+  window.roadie = { stats: async () => player.stats(), takeTrace: async () => [], takeTicks: async () => [] };
+  soundOf(video);
+  setInterval(() => {
+    const { state, transport, height, frames, stalls } = player.stats();
+    if (state !== "playing") return;
+    $("live").dataset.live = "true";
+    $("latency").textContent = transport === "hls" ? "Live · some seconds behind" : "Live";
+    $("stats").textContent = `${height}p · ${frames.painted} pictures · ${stalls} stalls · ${transport.toUpperCase()}`;
+  }, 500);
+  fullScreen();
 }
 
 // A browser plays a video without a gesture if it is silent.
@@ -162,7 +167,7 @@ function start() {
     worker.terminate();
     clearInterval(telling);
     if (transport) cannot(message);
-    else startWhep(message);
+    else startByBrowser(message);
   };
 
   worker.postMessage({

@@ -21,6 +21,9 @@ const ENOUGH: usize = 60;
 /// A picture that is shown so late did not come over WebRTC as it should.
 const LIVE_MS: u64 = 1_000;
 
+/// Chromium's own HLS keeps some segments in hand.
+const HLS_LIVE_MS: u64 = 15_000;
+
 /// A `roadie live` that speaks JSON.
 struct Live {
     child: Child,
@@ -99,12 +102,13 @@ async fn the_room_sees_the_show_though_no_uplink_leads_anywhere() {
         let way = viewer.run("return (await roadie.stats()).transport").await.unwrap();
         assert_eq!(way, transport, "{page}");
     }
-    by_whep(&viewer, &format!("{here}?transport=whep")).await;
+    by_browser(&viewer, &format!("{here}?transport=whep"), "whep", LIVE_MS).await;
+    by_browser(&viewer, &format!("{here}?transport=hls"), "hls", HLS_LIVE_MS).await;
 
     viewer.open(&format!("{here}?transport=pigeon")).await.unwrap();
     until("the page to say what it cannot", async || {
         let words = viewer.run("return document.getElementById('message').textContent").await.unwrap();
-        words.as_str().unwrap().contains("transport=pigeon, but there are webtransport, websocket, whep only")
+        words.as_str().unwrap().contains("transport=pigeon, but there are webtransport, websocket, whep, hls only")
     })
     .await;
     viewer.open(&format!("{here}?probe=1")).await.unwrap();
@@ -142,7 +146,7 @@ async fn a_browser_without_webcodecs_plays_the_show_by_whep() {
     let here = live.next("room").await["here"].as_str().unwrap().to_owned();
     let viewer = Viewer::start().await.unwrap();
     viewer.run_before_page("delete window.VideoDecoder").await.unwrap();
-    by_whep(&viewer, &here).await;
+    by_browser(&viewer, &here, "whep", LIVE_MS).await;
     viewer.open(&format!("{here}?transport=webtransport")).await.unwrap();
     until("the page to say what is missing", async || {
         let words = viewer.run("return document.getElementById('message').textContent").await.unwrap();
@@ -152,8 +156,8 @@ async fn a_browser_without_webcodecs_plays_the_show_by_whep() {
     viewer.close().await;
 }
 
-/// Opens a page that plays by WHEP, and reads the pictures of its video.
-async fn by_whep(viewer: &Viewer, page: &str) {
+/// Opens a page that plays by what the browser can do itself, and reads the pictures of its video.
+async fn by_browser(viewer: &Viewer, page: &str, way: &str, live_ms: u64) {
     viewer.open(page).await.unwrap();
     let watch = concat!(
         include_str!("marks.js"),
@@ -161,14 +165,14 @@ async fn by_whep(viewer: &Viewer, page: &str) {
     );
     viewer.run(watch).await.unwrap();
     let mut pictures = Vec::new();
-    until("live pictures by WHEP", async || {
+    until(&format!("live pictures by {way}"), async || {
         let seen = viewer.run("return seen.splice(0)").await.unwrap();
         pictures.extend(seen.as_array().unwrap().iter().map(Picture::read));
-        fresh(&pictures, LIVE_MS) > ENOUGH
+        fresh(&pictures, live_ms) > ENOUGH
     })
     .await;
     let stats = viewer.run("return await roadie.stats()").await.unwrap();
-    assert_eq!((&stats["transport"], &stats["state"]), (&"whep".into(), &"playing".into()), "{stats}");
+    assert_eq!((&stats["transport"], &stats["state"]), (&way.into(), &"playing".into()), "{stats}");
     let message = viewer.run("return document.getElementById('message').textContent").await.unwrap();
     assert_eq!(message, "", "nothing lies on the picture");
 }

@@ -259,7 +259,7 @@ async fn capture_times_that_run_backwards_harm_their_own_show_only() {
     evening.unharmed().await;
 }
 
-/// Taken by this test.
+/// Its exit code, and what it said.
 fn relay(arguments: &[&str], dir: &Dir) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_roadie-relay"))
         .args(arguments)
@@ -290,7 +290,6 @@ fn a_port_that_is_taken_is_named_with_its_option() {
     }
 }
 
-/// A relay whose process is killed leaves its viewers to its successor, on the same port at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_that_vanish_in_the_middle_of_anything_leave_nothing_behind() {
     let evening = Evening::begin("vanish").await;

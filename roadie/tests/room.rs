@@ -108,7 +108,10 @@ async fn the_room_sees_the_show_though_no_uplink_leads_anywhere() {
     viewer.open(&format!("{here}?transport=pigeon")).await.unwrap();
     until("the page to say what it cannot", async || {
         let words = viewer.run("return document.getElementById('message').textContent").await.unwrap();
-        words.as_str().unwrap().contains("transport=pigeon, but there are webtransport, websocket, whep, hls only")
+        words
+            .as_str()
+            .unwrap()
+            .contains("transport=pigeon, but there are webtransport, websocket, whep, hls only")
     })
     .await;
     viewer.open(&format!("{here}?probe=1")).await.unwrap();
@@ -171,6 +174,9 @@ async fn by_browser(viewer: &Viewer, page: &str, way: &str, live_ms: u64) {
         fresh(&pictures, live_ms) > ENOUGH
     })
     .await;
+    let counters: Vec<u16> = pictures.iter().filter_map(|picture| picture.counter).collect();
+    let back = counters.windows(2).find(|pair| pair[1].wrapping_sub(pair[0]) > u16::MAX / 2);
+    assert_eq!(back, None, "{way}: the picture went back");
     let stats = viewer.run("return await roadie.stats()").await.unwrap();
     assert_eq!((&stats["transport"], &stats["state"]), (&way.into(), &"playing".into()), "{stats}");
     let message = viewer.run("return document.getElementById('message').textContent").await.unwrap();

@@ -297,6 +297,7 @@ mod tests {
                 "https://192.168.1.20:8443/tour/london".into(),
                 "https://10.0.0.7:8443/tour/london".into(),
             ],
+            plain: Some("http://192.168.1.20:8080/tour/london".into()),
         };
         let lines = links.words(false);
         assert_eq!(

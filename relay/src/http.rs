@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -44,26 +44,64 @@ const QUALITY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The built player (`cargo xtask player` makes it), read once at start.
 pub struct Player {
-    page: Bytes,
-    assets: HashMap<String, (&'static str, Bytes)>,
+    page: Asset,
+    assets: HashMap<String, Asset>,
+}
+
+struct Asset {
+    kind: &'static str,
+    body: Bytes,
+    /// The same in brotli's form, where there is a file `NAME.br`.
+    brotli: Option<Bytes>,
+}
+
+impl Asset {
+    fn read(file: &Path) -> io::Result<Self> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let brotli = match std::fs::read(file.with_file_name(format!("{name}.br"))) {
+            Ok(bytes) => Some(bytes.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { kind: content_type(&name), body: std::fs::read(file)?.into(), brotli })
+    }
+
+    fn answer(&self, headers: &HeaderMap) -> Response {
+        // Revalidated by reload only: a new player comes with a new relay.
+        let common = [
+            (header::CONTENT_TYPE, self.kind),
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::VARY, "accept-encoding"),
+        ];
+        match self.brotli.as_ref().filter(|_| takes_brotli(headers)) {
+            Some(body) => (common, [(header::CONTENT_ENCODING, "br")], body.clone()).into_response(),
+            None => (common, self.body.clone()).into_response(),
+        }
+    }
+}
+
+/// Browsers say so at secure addresses, and name no weights.
+fn takes_brotli(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("br"))
 }
 
 impl Player {
     /// Reads `index.html` and `assets/*`.
     pub fn load(dir: &Path) -> io::Result<Self> {
-        let page = std::fs::read(dir.join("index.html"))?.into();
+        let page = Asset::read(&dir.join("index.html"))?;
         let mut assets = HashMap::new();
         for entry in std::fs::read_dir(dir.join("assets"))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if !entry.file_type()?.is_file()
                 || entry.metadata()?.len() > MAX_ASSET
+                || name.ends_with(".br")
                 || assets.len() == MAX_ASSETS
             {
                 continue;
             }
-            let kind = content_type(&name);
-            assets.insert(name, (kind, std::fs::read(entry.path())?.into()));
+            assets.insert(name, Asset::read(&entry.path())?);
         }
         Ok(Self { page, assets })
     }
@@ -220,18 +258,14 @@ async fn page(State(site): State<Arc<Site>>, request: Request) -> Response {
     };
     if let Some(name) = path.strip_prefix("assets/") {
         return match player.assets.get(name) {
-            Some((kind, body)) => {
-                // Revalidated by reload only: a new player comes with a new relay.
-                let headers = [(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "no-cache")];
-                (headers, body.clone()).into_response()
-            }
+            Some(asset) => asset.answer(request.headers()),
             None => (StatusCode::NOT_FOUND, "no such file\n").into_response(),
         };
     }
     if let Err(reason) = check_name(path) {
         return (StatusCode::NOT_FOUND, format!("{reason}\n")).into_response();
     }
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], player.page.clone()).into_response()
+    player.page.answer(request.headers())
 }
 
 /// Where to connect, and what certificate to expect there.

@@ -85,8 +85,8 @@ rustup's wasm32-unknown-unknown target, rustfmt and clippy, and the demo's clip 
 const PLAYER_HELP: &str = "\
 Usage: cargo xtask player
 
-Builds player-wasm and its page into target/player, the folder that the relay serves. Nothing is rebuilt when
-neither the code nor the page changed.
+Builds player-wasm and its page into target/player, the folder that the relay serves, and prints how much there is to
+download. Nothing is rebuilt when neither the code nor the page changed.
 ";
 
 const PEERS_HELP: &str = "\

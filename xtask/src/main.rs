@@ -42,7 +42,9 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&paths, arguments),
         Command::Setup => setup::everything(&paths),
         Command::Peers => peers::install(&paths, peers::Build::Release),
-        Command::Player => setup::player(&paths).and_then(|()| player::build(&paths)),
+        Command::Player => {
+            setup::player(&paths).and_then(|()| player::build(&paths)).and_then(|()| player::weigh(&paths))
+        }
         Command::Test(part, arguments) => return suite::run(&paths, part, &arguments),
     };
     match result {

@@ -3,7 +3,8 @@
 //! wasm-opt is left out: Debian's (version 108) breaks the externref table that wasm-bindgen needs, so that no
 //! browser starts the result, and a newer one would save a tenth.
 //!
-//! The result is the folder that the relay serves: `index.html`, and everything else in `assets/`.
+//! The result is the folder that the relay serves: `index.html`, and everything else in `assets/`; each file also in brotli's
+//! form (`.br`), which is what browsers get over a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,14 @@ use crate::paths::{Paths, WASM};
 use crate::process::{self, Failure, Result};
 
 /// Part of the fingerprint: a change of these steps rebuilds the player.
-const STEPS: &str = "bindgen web, 2";
+const STEPS: &str = "bindgen web, brotli, 3";
 
 const CRATE: &str = "roadie-player-wasm";
 const WASM_FILE: &str = "roadie_player_wasm.wasm";
 const WASM_ASSET: &str = "roadie_player_wasm_bg.wasm";
+
+/// What a viewer downloads may have so many bytes: it is time to the first picture.
+const MOST: u64 = 120_000;
 
 /// Builds the player into `target/player`; does nothing when neither wasm nor page changed.
 pub fn build(paths: &Paths) -> Result<()> {
@@ -54,11 +58,36 @@ pub fn build(paths: &Paths) -> Result<()> {
             .arg(&wasm),
     )?;
     lay_out(&page, &staging)?;
+    let whole = files(&staging)?.into_iter().map(|name| staging.join(name));
+    process::run(Command::new(tool(paths)?).arg("compress").args(whole))?;
 
     let _ = fs::remove_file(&stamp);
     let _ = fs::remove_dir_all(&player);
     fs::rename(&staging, &player).map_err(Failure::doing(format!("cannot make {}", player.display())))?;
     fs::write(&stamp, fingerprint).map_err(Failure::doing(format!("cannot write {}", stamp.display())))
+}
+
+/// Bytes of all files of the player in `target/player`, as brotli makes them.
+fn download(paths: &Paths) -> Result<u64> {
+    let player = paths.player();
+    let compressed = |name: &PathBuf| name.extension().is_some_and(|extension| extension == "br");
+    files(&player)?.iter().filter(|name| compressed(name)).try_fold(0, |sum, name| {
+        let file = player.join(name);
+        let length =
+            fs::metadata(&file).map_err(Failure::doing(format!("cannot read {}", file.display())))?.len();
+        Ok(sum + length)
+    })
+}
+
+/// Prints the size, and refuses one that is too large.
+pub fn weigh(paths: &Paths) -> Result<()> {
+    let bytes = download(paths)?;
+    println!("The player is {bytes} bytes to download (brotli), of at most {MOST}.");
+    if (1..=MOST).contains(&bytes) {
+        Ok(())
+    } else {
+        Err(Failure::new("the player is too large to download"))
+    }
 }
 
 /// wasm-bindgen and its test runner, built when they are not.

@@ -123,7 +123,11 @@ impl Suite<'_> {
 
     fn end_to_end(&mut self) {
         let name = "end to end";
-        match self.end_to_end_test() {
+        let test = self.end_to_end_test();
+        if let Err(error) = player::weigh(self.paths) {
+            self.failures.push(format!("size of the player: {error}"));
+        }
+        match test {
             // One at a time: they measure video in real time on few cores.
             Ok(mut command) if hls_js::path(self.paths).is_file() => {
                 self.test(name, &mut command, &["--test-threads=1"]);

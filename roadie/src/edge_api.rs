@@ -1,6 +1,5 @@
 //! The few questions that the demo asks the edge over HTTP.
 
-use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -34,11 +33,11 @@ impl EdgeApi {
         String::from_utf8_lossy(&self.bytes(path).await).into_owned()
     }
 
-    async fn bytes(&self, path: &str) -> Bytes {
-        let Ok(uri) = format!("http://127.0.0.1:{}{path}", self.port).parse() else { return Bytes::new() };
-        let Ok(response) = self.client.get(uri).await else { return Bytes::new() };
+    async fn bytes(&self, path: &str) -> Vec<u8> {
+        let Ok(uri) = format!("http://127.0.0.1:{}{path}", self.port).parse() else { return Vec::new() };
+        let Ok(response) = self.client.get(uri).await else { return Vec::new() };
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        body.map(|body| body.to_bytes()).unwrap_or_default()
+        body.map(|body| body.to_bytes().into()).unwrap_or_default()
     }
 
     /// Frames that passed the edge, from number `from` on.

@@ -234,18 +234,23 @@ async fn the_headless_demo_accounts_for_every_frame() {
     assert_eq!(output.status.success(), report["failures"].as_array().unwrap().is_empty(), "{err}");
 }
 
-/// A browser that cannot play gets a sentence, not a black page.
+/// A browser that can play by none of the ways gets a sentence, not a black page.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_without_webtransport_is_told_what_to_do() {
+async fn a_browser_that_can_play_nothing_is_told_what_to_do() {
     let _stage = alone().await;
     let dir = Dir::new("old-browser");
     let edge = Edge::start(&dir, 0, 0).await;
     let viewer = Viewer::start().await.unwrap();
-    viewer.run_before_page("delete window.WebTransport").await.unwrap();
+    let old = "delete window.VideoDecoder; delete window.RTCPeerConnection; \
+        HTMLMediaElement.prototype.canPlayType = () => '';";
+    viewer.run_before_page(old).await.unwrap();
     viewer.open(&edge.page("anything")).await.unwrap();
-    let words = viewer.run("return document.body.innerText").await.unwrap();
-    let words = words.as_str().unwrap();
-    assert!(words.contains("WebTransport") && words.contains("Chrome"), "{words}");
+    until("a sentence", async || {
+        let words = viewer.run("return document.body.innerText").await.unwrap();
+        let words = words.as_str().unwrap();
+        words.contains("it lacks the video decoder of WebCodecs") && words.contains("Chrome")
+    })
+    .await;
     viewer.close().await;
 }
 

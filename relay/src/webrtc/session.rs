@@ -4,6 +4,7 @@
 //! one rule.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -276,15 +277,9 @@ impl Session {
             Event::MediaEgressStats(of) if self.way() == Way::Out => {
                 let rtp = stats.rtp(Way::Out);
                 let lost = of.remote.as_ref().map_or(0, |remote| remote.packets_lost);
-                let counted = self.counted.of(&of.mid);
                 let values = [of.packets, of.bytes, of.nacks, of.plis + of.firs, lost];
                 let sums = [&rtp.packets, &rtp.bytes, &rtp.nacks, &rtp.plis, &stats.lost];
-                counted
-                    .iter_mut()
-                    .zip(values)
-                    .zip(sums)
-                    .for_each(|((grown, value), sum)| grown.add(value, sum));
-                self.counted.round_trip = of.rtt.unwrap_or(self.counted.round_trip);
+                self.counted.note(&of.mid, values, sums, of.rtt);
                 if of.loss.is_some_and(|loss| loss > TOO_MUCH_LOSS)
                     && let Role::Watch(watch) = &mut self.role
                 {
@@ -294,15 +289,9 @@ impl Session {
             }
             Event::MediaIngressStats(of) if self.way() == Way::In => {
                 let rtp = stats.rtp(Way::In);
-                let counted = self.counted.of(&of.mid);
-                let values = [of.packets, of.bytes, of.nacks, of.plis + of.firs];
-                let sums = [&rtp.packets, &rtp.bytes, &rtp.nacks, &rtp.plis];
-                counted
-                    .iter_mut()
-                    .zip(values)
-                    .zip(sums)
-                    .for_each(|((grown, value), sum)| grown.add(value, sum));
-                self.counted.round_trip = of.rtt.unwrap_or(self.counted.round_trip);
+                let values = [of.packets, of.bytes, of.nacks, of.plis + of.firs, 0];
+                let sums = [&rtp.packets, &rtp.bytes, &rtp.nacks, &rtp.plis, &stats.lost];
+                self.counted.note(&of.mid, values, sums, of.rtt);
             }
             _ => {}
         }
@@ -346,12 +335,16 @@ impl Session {
 }
 
 impl Counted {
-    fn of(&mut self, mid: &str) -> &mut [Grown; 5] {
+    /// Adds to the sums what a line of the session has more than the last time.
+    fn note(&mut self, mid: &str, values: [u64; 5], sums: [&AtomicU64; 5], round_trip: Option<Duration>) {
         let at = self.mids.iter().position(|(known, _)| known == mid).unwrap_or_else(|| {
             self.mids.push((mid.to_owned(), Default::default()));
             self.mids.len() - 1
         });
-        &mut self.mids[at].1
+        for ((grown, value), sum) in self.mids[at].1.iter_mut().zip(values).zip(sums) {
+            grown.add(value, sum);
+        }
+        self.round_trip = round_trip.unwrap_or(self.round_trip);
     }
 }
 

@@ -122,7 +122,8 @@ pub struct Raw {
     #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = room::DEFAULT)]
     pub room: Option<SocketAddr>,
 
-    /// The room's page over HTTP, for browsers on this laptop itself, and for HLS [default: [::]:8080]
+    /// The room's page over HTTP, for browsers on this laptop itself, by WebRTC at the UDP port of the same number
+    /// for others, and for HLS [default: [::]:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     pub room_http: Option<SocketAddr>,
 

@@ -29,6 +29,10 @@ const ASK_RELAY: Duration = Duration::from_millis(300);
 /// Playing, and nothing came for this long: connect anew in any case.
 const DEAD_AFTER: Duration = Duration::from_secs(2);
 
+/// Capture times so far back are those of another show, whose clock is another. A relay sends the running group again to
+/// whoever comes anew, no more.
+const ANOTHER_SHOW: Duration = Duration::from_secs(60);
+
 /// What the viewer is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -40,6 +44,8 @@ pub enum State {
     Playing,
     /// It played; the connection is being made again.
     Reconnecting,
+    /// It played; the relay is there and has the show, but nothing new comes.
+    Paused,
     /// There is no way to the relay from here, again and again.
     Unreachable(Trouble),
     /// It played; then the publisher went away.
@@ -149,6 +155,7 @@ impl State {
             State::WaitingForShow => "waiting",
             State::Playing => "playing",
             State::Reconnecting => "reconnecting",
+            State::Paused => "paused",
             State::Unreachable(_) => "unreachable",
             State::Ended => "ended",
             State::Refused(_) => "refused",
@@ -163,6 +170,7 @@ impl State {
             State::WaitingForShow => "The show has not started. It will play here by itself.",
             State::Playing => "",
             State::Reconnecting => "Reconnecting…",
+            State::Paused => "Nothing comes from the venue at the moment. It goes on here by itself.",
             State::Unreachable(trouble) => trouble.message(),
             State::Ended => "The show has stopped. If it goes on, it will play here by itself.",
             State::Refused(refusal) => refusal.message(),
@@ -191,6 +199,8 @@ pub struct Machine {
     /// The latest trouble, and how often in a row it came.
     trouble: (Trouble, u32),
     last_data: Option<Time>,
+    /// Capture time of the newest frame that ever came.
+    newest: Option<Time>,
     asked: Option<Time>,
 }
 
@@ -202,6 +212,7 @@ impl Default for Machine {
             failures: 0,
             trouble: (Trouble::Ended, 0),
             last_data: None,
+            newest: None,
             asked: None,
         }
     }
@@ -213,12 +224,21 @@ impl Machine {
         self.state
     }
 
-    /// A frame came.
-    pub fn data(&mut self, now: Time) {
+    /// A frame came. One that had come before a reconnect shows that the relay is there, but not that the show goes on.
+    pub fn data(&mut self, now: Time, capture: Time) {
         if self.state == State::Unsupported {
             return;
         }
-        self.state = State::Playing;
+        let again = self.newest.is_some_and(|newest| {
+            capture <= newest
+                && newest.saturating_since(capture) < ANOTHER_SHOW
+                && self.state != State::Playing
+        });
+        if !again {
+            self.state = State::Playing;
+            let before = self.newest.filter(|newest| newest.saturating_since(capture) < ANOTHER_SHOW);
+            self.newest = before.max(Some(capture));
+        }
         self.played = true;
         self.failures = 0;
         self.last_data = Some(now);
@@ -252,6 +272,7 @@ impl Machine {
         if self.state != State::Unsupported {
             self.state = match self.trouble {
                 (trouble, TOLD_AFTER..) if trouble != Trouble::Ended => State::Unreachable(trouble),
+                (Trouble::Ended, _) if self.state == State::Paused => State::Paused,
                 _ if self.played => State::Reconnecting,
                 _ => State::Connecting,
             };
@@ -269,8 +290,11 @@ impl Machine {
 
     /// To be called a few times per second.
     pub fn watch(&mut self, now: Time) -> Watch {
-        let (State::Playing, Some(last)) = (self.state, self.last_data) else { return Watch::Fine };
+        let Some(last) = self.last_data else { return Watch::Fine };
         let silence = now.saturating_since(last);
+        if self.state == State::Reconnecting && silence >= SUSPECT_AFTER {
+            self.state = State::Paused;
+        }
         if silence >= DEAD_AFTER {
             return Watch::Dead;
         }
@@ -299,11 +323,11 @@ mod tests {
         assert_eq!(machine.state(), State::Connecting, "it never played: nothing to reconnect");
         machine.no_broadcast();
         assert_eq!(machine.state(), State::WaitingForShow);
-        machine.data(at(0));
+        machine.data(at(0), at(0));
         assert_eq!(machine.state(), State::Playing);
         machine.no_broadcast();
         assert_eq!(machine.state(), State::Ended);
-        machine.data(at(9));
+        machine.data(at(9), at(9));
         machine.lost(Trouble::Ended);
         assert_eq!(machine.state(), State::Reconnecting);
     }
@@ -313,8 +337,43 @@ mod tests {
         let mut machine = Machine::default();
         let waits: Vec<u128> = (0..5).map(|_| machine.lost(Trouble::Ended).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 500, 500]);
-        machine.data(at(0));
+        machine.data(at(0), at(0));
         assert_eq!(machine.lost(Trouble::Ended).as_millis(), 100);
+    }
+
+    #[test]
+    fn what_came_before_is_no_sign_of_life_of_the_show() {
+        let mut machine = Machine::default();
+        machine.data(at(1_000), at(900));
+        machine.data(at(1_001), at(890));
+        assert_eq!(machine.state(), State::Playing, "sound and pictures do not come in order");
+        assert_eq!(machine.watch(at(3_001)), Watch::Dead);
+        machine.lost(Trouble::Ended);
+        // The running group once more.
+        machine.data(at(3_200), at(880));
+        machine.data(at(3_200), at(900));
+        machine.watch(at(3_300));
+        assert_eq!(machine.state(), State::Reconnecting, "new frames may follow in a moment");
+        machine.watch(at(3_900));
+        assert_eq!(machine.state(), State::Paused);
+        assert_eq!(machine.watch(at(5_300)), Watch::Dead);
+        machine.lost(Trouble::Ended);
+        assert_eq!(machine.state(), State::Paused, "it is told once");
+        machine.data(at(5_500), at(900));
+        assert_eq!(machine.state(), State::Paused);
+        machine.data(at(5_600), at(5_500));
+        assert_eq!(machine.state(), State::Playing);
+        // Another show under the same name, by a clock that is an hour behind.
+        machine.lost(Trouble::Ended);
+        let behind = |ms| Time::from_millis(ms);
+        let mut other = Machine::default();
+        other.data(at(0), behind(3_600_000));
+        other.lost(Trouble::Ended);
+        other.data(at(0), behind(0));
+        assert_eq!(other.state(), State::Playing);
+        other.lost(Trouble::Ended);
+        other.data(at(0), behind(0));
+        assert_eq!(other.state(), State::Reconnecting);
     }
 
     #[test]
@@ -330,7 +389,7 @@ mod tests {
             machine.lost(trouble);
             assert_eq!(machine.state(), State::Unreachable(trouble));
             assert_ne!(machine.state().message(), "");
-            machine.data(at(0));
+            machine.data(at(0), at(0));
             machine.lost(Trouble::Ended);
             assert_eq!(machine.state(), State::Reconnecting);
             machine.lost(trouble);
@@ -342,12 +401,12 @@ mod tests {
     fn silence_is_first_suspect_then_death() {
         let mut machine = Machine::default();
         assert_eq!(machine.watch(at(5_000)), Watch::Fine, "not playing");
-        machine.data(at(0));
+        machine.data(at(0), at(0));
         assert_eq!(machine.watch(at(500)), Watch::Fine);
         assert_eq!(machine.watch(at(600)), Watch::AskRelay);
         assert_eq!(machine.watch(at(700)), Watch::Fine);
         assert_eq!(machine.watch(at(900)), Watch::AskRelay);
-        machine.data(at(1_000));
+        machine.data(at(1_000), at(1_000));
         assert_eq!(machine.watch(at(1_500)), Watch::Fine);
         assert_eq!(machine.watch(at(3_000)), Watch::Dead);
     }
@@ -359,12 +418,12 @@ mod tests {
         {
             let refusal = Refusal::from_code(code).unwrap();
             let mut machine = Machine::default();
-            machine.data(at(0));
+            machine.data(at(0), at(0));
             assert_eq!(machine.refused(refusal), REFUSED_WAIT);
             assert_eq!(machine.state().name(), "refused");
             assert!(machine.state().message().contains("icket"), "{code}");
             assert_eq!(machine.watch(at(9_000)), Watch::Fine, "nothing is expected to come");
-            machine.data(at(10_000));
+            machine.data(at(10_000), at(10_000));
             assert_eq!(machine.state(), State::Playing);
         }
         assert_eq!(Refusal::from_code("ticket-untrusted"), Some(Refusal::Wrong));
@@ -375,7 +434,7 @@ mod tests {
     fn unsupported_is_final() {
         let mut machine = Machine::default();
         machine.unsupported();
-        machine.data(at(0));
+        machine.data(at(0), at(0));
         machine.lost(Trouble::Ended);
         machine.no_broadcast();
         assert_eq!(machine.state(), State::Unsupported);

@@ -24,6 +24,10 @@ export class ByBrowser {
     this.set("playing", "");
   }
 
+  paused() {
+    this.set("paused", "Nothing comes from the venue at the moment. It goes on here by itself.");
+  }
+
   // The relay has no such show now.
   absent() {
     if (this.first === null) this.set("waiting", "The show has not started. It will play here by itself.");

@@ -26,6 +26,7 @@ function showState(state, message) {
     $("live").dataset.live = "false";
     const words = {
       reconnecting: "Connection lost",
+      paused: "Paused",
       unreachable: "No connection",
       refused: "Not playing",
       unsupported: "Not playing",

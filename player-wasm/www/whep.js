@@ -11,7 +11,9 @@ const REFUSED_WAIT_MS = 3000;
 const ABSENT_WAIT_MS = 500;
 const ANSWER_LIMIT_MS = 5000;
 const LOOK_MS = 250;
-// Without a picture for so long, the session is made again.
+// Without a picture for so long, the viewer is told,
+const PAUSE_MS = 1500;
+// and then the session is made again.
 const SILENCE_MS = 5000;
 
 export class Whep extends ByBrowser {
@@ -33,7 +35,7 @@ export class Whep extends ByBrowser {
         console.warn("roadie", "no session", error);
       }
       if (wait === null) {
-        if (this.first !== null) this.set("reconnecting", "Reconnecting…");
+        if (this.first !== null && this.state !== "paused") this.set("reconnecting", "Reconnecting…");
         wait = Math.min(FIRST_WAIT_MS * 2 ** Math.min(this.failures, 8), LAST_WAIT_MS);
       }
       this.failures += 1;
@@ -74,19 +76,22 @@ export class Whep extends ByBrowser {
 
   // Until no picture comes any more.
   async watch(peer) {
-    let decoded = 0;
-    let last = performance.now();
+    let [decoded, grew, last] = [0, 0, performance.now()];
     while (peer.connectionState !== "failed" && performance.now() - last < SILENCE_MS) {
       await sleep(LOOK_MS);
       for (const report of (await peer.getStats()).values()) {
         if (report.type === "inbound-rtp") this.reports[report.kind] = report;
       }
       const now = this.reports.video?.framesDecoded ?? 0;
-      if (now !== decoded) {
-        decoded = now;
-        last = performance.now();
+      // A relay sends the running group again to whoever comes anew: that alone is no show that goes on.
+      grew = now === decoded ? 0 : grew + 1;
+      decoded = now;
+      if (grew > 0) last = performance.now();
+      if (grew > 1 || (grew > 0 && this.first === null)) {
         this.failures = 0;
         this.playing();
+      } else if (this.first !== null && performance.now() - last > PAUSE_MS) {
+        this.paused();
       }
     }
   }

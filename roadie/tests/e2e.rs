@@ -254,7 +254,7 @@ async fn a_browser_that_can_play_nothing_is_told_what_to_do() {
     viewer.close().await;
 }
 
-/// A page that is opened before the show waits for it, and plays when it begins.
+/// A page that is opened before the show waits for it, plays when it begins, and says so when nothing comes any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_who_is_early_sees_the_show_begin() {
     let _stage = alone().await;
@@ -268,7 +268,7 @@ async fn a_viewer_who_is_early_sees_the_show_begin() {
         words.as_str().is_some_and(|words| words.contains("has not started"))
     })
     .await;
-    let _live = live(&edge, &uplinks, "tour/early", &[]);
+    let mut live = live(&edge, &uplinks, "tour/early", &[]);
     let mut trace = Vec::new();
     let took = until("pictures", async || painted(&viewer, &mut trace).await > 10).await;
     let api = edge.api();
@@ -277,5 +277,12 @@ async fn a_viewer_who_is_early_sees_the_show_begin() {
     })
     .await;
     println!("playing {:.1} s after `roadie live` was typed", took.as_secs_f64());
+    // The laptop dies. The relay keeps the show for whoever comes back.
+    live.kill().await.unwrap();
+    until("a word on the picture that stands", async || {
+        let words = viewer.run("return document.body.innerText").await.unwrap();
+        words.as_str().is_some_and(|words| words.contains("Nothing comes from the venue at the moment"))
+    })
+    .await;
     viewer.close().await;
 }

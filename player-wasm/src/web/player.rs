@@ -250,9 +250,9 @@ pub fn wants_frames(shared: &Shared) -> bool {
     shared.machine.borrow().state() != State::Unsupported
 }
 
-/// Reports that a frame came.
-pub fn saw_data(shared: &Shared) {
-    shared.machine.borrow_mut().data(local_now());
+/// Reports that a frame came which was captured then.
+pub fn saw_data(shared: &Shared, capture: Time) {
+    shared.machine.borrow_mut().data(local_now(), capture);
     shared.tell_state();
 }
 

@@ -357,7 +357,7 @@ async fn frame(shared: &Rc<Shared>, session: &Rc<Session>, track: Track, group: 
         return true;
     }
     let Ok((capture, payload)) = container::decode(data) else { return false };
-    saw_data(shared);
+    saw_data(shared, capture);
     match track {
         Track::Video => video::push(shared, group, capture, payload),
         _ => audio::push(shared, group, capture, payload),
